@@ -1,0 +1,50 @@
+"""Compression that holds outside the world it was trained on.
+
+The names below are the package's interface; each is loaded from the module beside it.
+"""
+
+import importlib
+import sys
+
+_MODULES = {
+    "classifiers": ("resnet_v2",),
+    "datasets.random_labels": ("random_labels",),
+    "errors": ("DataError", "Error", "InvalidArgument", "RunError"),
+    "sparsity": (
+        "DNS",
+        "ConstantSparsity",
+        "DynamicNetworkSurgery",
+        "MagnitudePruning",
+        "PolynomialDecay",
+        "PruningOptimizer",
+        "SparsityReport",
+        "sparsity_report",
+    ),
+}
+_EXPORTS = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = sorted(_EXPORTS)  # noqa: PLE0605
+
+
+def __getattr__(name):
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return __all__
+
+
+def load_all():
+    """Load every name, and with it register every class that Keras may meet in a file."""
+    for name in __all__:
+        __getattr__(name)
+
+
+# A command (`python -m tf_robustcomp.x`, or a script that says so) loads Keras only once its flags are read, so that
+# --help answers at once; everybody else gets everything, so that keras.saving.load_model knows the classes.
+if sys.argv[:1] != ["-m"] and not getattr(sys.modules.get("__main__"), "LOADS_KERAS_LATER", False):
+    load_all()

@@ -1,0 +1,156 @@
+"""The one file that knows which Keras backend runs."""
+
+import contextlib
+import itertools
+
+import keras
+
+BACKEND = keras.backend.backend()
+
+if BACKEND == "tensorflow":
+    import tensorflow as tf
+elif BACKEND == "jax":
+    import jax
+elif BACKEND == "torch":
+    import torch
+
+
+def update_on_every_replica(updates):
+    """Call functions that assign to variables: once each, or once each on every replica of a strategy.
+
+    Under ``tf.distribute`` a mirrored variable may only be assigned where all replicas meet; there a function sees
+    each device's own copies.  It must be deterministic, so that the copies stay equal.
+
+    Args:
+        updates: list of ``(function, variables)``; the function is called with as many ``keras.Variable`` (under a
+            strategy ``tf.Variable``) as are listed, the first of which decides the device.
+    """
+    if BACKEND != "tensorflow" or not tf.distribute.has_strategy():
+        for function, variables in updates:
+            function(*variables)
+        return
+
+    def merged(strategy):
+        for function, variables in updates:
+            first, *others = (variable.value for variable in variables)
+            strategy.extended.update(first, function, args=tuple(others), group=False)
+
+    tf.__internal__.distribute.interim.maybe_merge_call(merged, tf.distribute.get_strategy())
+
+
+def value_and_input_gradient(function, x):
+    """Values of ``function`` and the gradient of their sum with respect to its input.
+
+    Args:
+        function: maps a float tensor (n, ...) to values (n,), row by row independently of one another.
+        x: float tensor (n, ...).
+
+    Returns:
+        ``(values, gradient)``, of shapes (n,) and that of ``x``, both cut off from any gradient taken outside.
+    """
+    if BACKEND == "tensorflow":
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(x)
+            values = function(x)
+        return values, tape.gradient(values, x, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    if BACKEND == "jax":
+        values, pull_back = jax.vjp(function, x)
+        return values, pull_back(jax.numpy.ones_like(values))[0]
+    with torch.enable_grad():  # Keras evaluates and predicts under no_grad
+        leaf = x.detach().requires_grad_(True)
+        values = function(leaf)
+        (gradient,) = torch.autograd.grad(values.sum(), leaf)
+    return values.detach(), gradient
+
+
+def compiled(function):
+    """``function`` of tensors only, traced once per shape where the backend can: tf.function, jax.jit, torch as it is."""
+    if BACKEND == "tensorflow":
+        return tf.function(function, autograph=False)
+    return jax.jit(function) if BACKEND == "jax" else function
+
+
+def read(variable):
+    """The present value of a ``keras.Variable`` as a plain tensor without gradient; a tensor is returned as it is."""
+    value = variable.value if isinstance(variable, keras.Variable) else variable
+    if BACKEND == "tensorflow":
+        return tf.convert_to_tensor(value)
+    return value.detach() if BACKEND == "torch" else value
+
+
+def is_concrete(x):
+    """Whether the numbers in ``x`` can be looked at now, that is, ``x`` is not a placeholder in a trace."""
+    if BACKEND == "tensorflow":
+        return not tf.is_symbolic_tensor(x)
+    if BACKEND == "jax":
+        return not isinstance(x, jax.core.Tracer)
+    return not torch.compiler.is_compiling()
+
+
+class PreparedModel(keras.Model):
+    """A ``keras.Model`` that says once, for all backends, how a batch is made ready for the ordinary Keras step.
+
+    Under JAX, Keras hands a training step the values of all variables and expects the new ones back.  Here
+    ``prepare_train_batch`` reads and assigns variables in the plain way on every backend.
+    """
+
+    in_training_step = False  # what compute_metrics may ask while it is traced
+
+    def prepare_train_batch(self, data):
+        """Training data as Keras has it -> ``(x, y)``.  May assign to any variable of the model."""
+        return data
+
+    def prepare_test_batch(self, data):
+        """Test data as Keras has it -> ``(x, y)``.  Assigns to nothing."""
+        return data
+
+    def train_step(self, *args):
+        *state, data = args
+        self.in_training_step = True
+        try:
+            if not state:
+                return super().train_step(self.prepare_train_batch(data))
+            state, data = self._prepared_statelessly(state[0], data)
+            return super().train_step(state, data)
+        finally:
+            self.in_training_step = False
+
+    def test_step(self, *args):
+        *state, data = args
+        return super().test_step(*state, self.prepare_test_batch(data))
+
+    def _prepared_statelessly(self, state, data):
+        variables = (
+            self.trainable_variables,
+            self.non_trainable_variables,
+            self.optimizer.variables,
+            self.metrics_variables,
+        )
+        pairs = zip(itertools.chain(*variables), itertools.chain(*state), strict=True)
+        with keras.StatelessScope(pairs) as scope:
+            data = self.prepare_train_batch(data)
+        return tuple([scope.get_current_value(variable) for variable in group] for group in variables), data
+
+
+def strategy_scope(name):
+    """Context in which models are made and trained.
+
+    Args:
+        name: ``none`` for one device, ``mirrored`` for all devices of this machine that TensorFlow sees (its GPUs, else
+            its logical CPU devices), each taking an equal part of every batch.
+
+    Raises:
+        InvalidArgument: ``mirrored`` on another backend.
+    """
+    if name == "none":
+        return contextlib.nullcontext()
+    if BACKEND != "tensorflow":
+        raise InvalidArgument(f"--strategy {name} needs KERAS_BACKEND=tensorflow. Received: {BACKEND}")
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    return tf.distribute.MirroredStrategy([device.name for device in devices]).scope()
+
+
+def make_deterministic():
+    """Ask the backend for the same bits in every run, at a price in speed."""
+    if BACKEND == "tensorflow":
+        tf.config.experimental.enable_op_determinism()

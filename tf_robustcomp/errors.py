@@ -1,0 +1,17 @@
+"""The package's errors.  Each message names what was wrong, where, and what to do."""
+
+
+class Error(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class InvalidArgument(Error, ValueError):
+    """An argument, flag or input value breaks its rule."""
+
+
+class DataError(Error):
+    """A data file is missing, incomplete or damaged."""
+
+
+class RunError(Error):
+    """A run directory is in use, belongs to other settings, or cannot be read."""

@@ -1,0 +1,24 @@
+"""Randomness as a function of (seed, step): no state to save, the same after a resume and on every replica."""
+
+import keras
+from keras import ops
+
+
+class StepSeed(keras.random.SeedGenerator):
+    """Seed for ``keras.random`` functions that depends on a step counter only.
+
+    ``keras.random.SeedGenerator`` keeps a counter that must be saved and kept equal over replicas.  Here the counter
+    is one that already exists, such as ``optimizer.iterations``, which may be a tensor inside a traced function.
+
+    Args:
+        seed: int, which stream of random numbers.
+        step: int or scalar integer tensor, the position in it.
+    """
+
+    def __init__(self, seed, step):  # no super().__init__: it would create the state that this class does without
+        self.seed = seed
+        self.step = step
+
+    def next(self, ordered=True):
+        """Integer tensor (2,): the seed and the step, as the backend's random functions take them."""
+        return ops.stack([ops.cast(value, keras.src.backend.random_seed_dtype()) for value in (self.seed, self.step)])

@@ -1,0 +1,171 @@
+"""What the entry points of the network half share: settings, labelled data, compiling, evaluation."""
+
+import dataclasses
+from pathlib import Path
+
+from tf_robustcomp import files, flags, runs
+from tf_robustcomp.errors import DataError, InvalidArgument
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierSettings:
+    """Flags of every entry point that trains a classifier."""
+
+    dataset: str = flags.field("data/cifar10_train.tfrecord", "training records")
+    train_dir: str | None = flags.field(None, "run directory [default: named after the settings]", operational=True)
+    test_dataset: str | None = flags.field(
+        None, "test records for `eval` [default: --dataset with `test` for `train` in its name]", operational=True
+    )
+    proportion_random: float = flags.field(0.0, "share of records whose label is redrawn", minimum=0, maximum=1)
+    label_seed: int = flags.field(42, "seed of the random labels", minimum=0, maximum=2**32 - 1)
+    order_seed: int = flags.field(0, "seed of the order of the records", minimum=0)
+    model_size: int = flags.field(56, "depth of the ResNet, 6n + 2", minimum=8)
+    batch_size: int = flags.field(128, "records in a batch", minimum=1)
+    log_steps: int = flags.field(100, "steps between rows of metrics.csv", minimum=1)
+    checkpoint_steps: int = flags.field(1000, "steps between checkpoints", operational=True, minimum=1)
+    strategy: str = flags.field("none", "`mirrored`: all GPUs of this machine", choices=("none", "mirrored"))
+    mixed_precision: bool = flags.field(False, "compute in float16, keep weights in float32")
+    jit_compile: bool = flags.field(False, "compile the step with XLA")
+    deterministic: bool = flags.field(False, "ask TensorFlow for the same bits in every run; slower")
+
+
+def percent(proportion):
+    """A share as directory names have it: 0.3 is ``30``."""
+    return f"{round(100 * proportion, 6):g}"
+
+
+def labelled_records(settings, path):
+    """Images of a record file with their noisy and true labels.
+
+    Args:
+        settings: `ClassifierSettings`.
+        path: of the record file.
+
+    Returns:
+        ``(images, noisy_labels, true_labels)``: uint8 (n, 32, 32, 3), int32 (n,), int32 (n,).
+    """
+    from tf_robustcomp.datasets.random_labels import random_labels
+    from tf_robustcomp.datasets.tfrecord import NUM_CLASSES, read_records
+
+    images, labels = read_records(path)
+    noisy, _ = random_labels(labels, settings.proportion_random, settings.label_seed, NUM_CLASSES)
+    return images, noisy, labels
+
+
+def prepare_backend(settings):
+    """Set precision and determinism for the process; gives the strategy's scope."""
+    import keras
+
+    from tf_robustcomp import backend
+
+    keras.backend.clear_session()
+    keras.config.set_dtype_policy("mixed_float16" if settings.mixed_precision else "float32")
+    if settings.deterministic:
+        backend.make_deterministic()
+    return backend.strategy_scope(settings.strategy)
+
+
+def compile_classifier(model, optimizer, settings):
+    """Compile with the loss and the metric that every run reports."""
+    import keras
+
+    model.compile(
+        optimizer,
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+        jit_compile=settings.jit_compile,
+    )
+    return model
+
+
+def train_classifier(command, settings, build, describe=None):
+    """Train in the settings' run directory, from its checkpoint where there is one.
+
+    Args:
+        command: name of the entry point.
+        settings: `ClassifierSettings` with ``train_dir`` and ``max_steps``.
+        build: function that gives the compiled model a new run starts with.
+        describe: see `training.train`.
+    """
+    flags.import_backend_quietly()
+    with runs.open_run(settings.train_dir, command, settings) as run:
+        if run.finished:
+            print(f"{run.path}: has finished ({settings.max_steps} steps); delete it to train again")
+            return
+        images, labels, _ = labelled_records(settings, settings.dataset)
+        run.begin()
+        with prepare_backend(settings):
+            from tf_robustcomp import training
+            from tf_robustcomp.datasets.batches import scaled, training_batches
+
+            model, progress = run.resume(runs.load_model) or (build(), runs.Progress())
+            print(f"{run.path}: {len(labels)} records, step {progress.step} of {settings.max_steps}", flush=True)
+            batches = training_batches(
+                (images, labels), settings.batch_size, settings.order_seed, progress.step, prepare=scaled
+            )
+            training.train(
+                run, model, progress, batches, settings.max_steps, settings.log_steps, settings.checkpoint_steps, describe
+            )
+    print(f"{run.path}: trained; `eval` with the same flags evaluates it")
+
+
+def evaluate_classifier(command, settings, given, describe=None):
+    """Write ``eval_train.json`` and ``eval_test.json`` of a run; whatever flags are given must be the run's own.
+
+    Args:
+        command: name of the entry point that trained it.
+        settings: `ClassifierSettings` with ``train_dir``.
+        given: names of the flags given.
+        describe: function of the model that gives further entries of the results.
+    """
+    flags.import_backend_quietly()
+    run = runs.Run(settings.train_dir)
+    run.check_settings(command, settings, only=given - {"dataset"})
+    own = run.config["settings"]
+    settings = dataclasses.replace(settings, **{name: own[name] for name in ("label_seed", "proportion_random")})
+    dataset = settings.dataset if "dataset" in given else own["dataset"]
+    splits = {"train": Path(dataset), "test": Path(settings.test_dataset or _test_path(dataset))}
+    if not splits["test"].is_file():
+        if settings.test_dataset:
+            raise DataError(f"--test-dataset {splits['test']}: no such file")
+        print(f"{splits['test']}: no such file; evaluating the training records only (see --test-dataset)")
+        del splits["test"]
+    model = run.load_model()
+    for split, path in splits.items():
+        results = _evaluate(model, *labelled_records(settings, path), batch_size=512)
+        results |= {"dataset": str(path), "split": split, "step": int(model.optimizer.iterations.numpy())}
+        results |= describe(model) if describe else {}
+        files.write_json(run.path / f"eval_{split}.json", results)
+        shown = "  ".join(
+            f"{kind}: accuracy {results[kind]['accuracy']:.4f}, top-5 {results[kind]['top5_recall']:.4f}, "
+            f"loss {results[kind]['loss']:.4f}"
+            for kind in ("random_labels", "true_labels")
+        )
+        print(f"{run.path / f'eval_{split}.json'}: {results['records']} records  {shown}", flush=True)
+
+
+def _evaluate(model, images, noisy, labels, batch_size):
+    """Accuracy, top-5 recall and mean cross-entropy (nats) against both kinds of labels, from one pass."""
+    import keras
+
+    from tf_robustcomp.datasets.batches import evaluation_batches, scaled
+
+    logits = model.predict(evaluation_batches((images,), batch_size, prepare=lambda x: scaled(x)[0]), verbose=0)
+    results = {"records": len(labels)}
+    for kind, targets in (("random_labels", noisy), ("true_labels", labels)):
+        top5 = keras.metrics.sparse_top_k_categorical_accuracy(targets, logits, k=5)
+        loss = keras.losses.sparse_categorical_crossentropy(targets, logits, from_logits=True)
+        results[kind] = {
+            "accuracy": float((logits.argmax(axis=-1) == targets).mean()),
+            "top5_recall": float(keras.ops.mean(top5)),
+            "loss": float(keras.ops.mean(loss)),
+        }
+    return results
+
+
+def _test_path(dataset):
+    path = Path(dataset)
+    if "train" not in path.name:
+        raise InvalidArgument(f"--test-dataset must be given where --dataset has no `train` in its name. Received: {path}")
+    return path.with_name(path.name.replace("train", "test"))
+

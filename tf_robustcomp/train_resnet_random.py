@@ -1,0 +1,91 @@
+"""Train a ResNet on CIFAR-10 with partly random labels (Zhang et al. 2017; Zhou et al. 2018).
+
+    python -m tf_robustcomp.train_resnet_random train --proportion-random 0.3
+    python -m tf_robustcomp.train_resnet_random eval --proportion-random 0.3
+
+`train` writes the run directory out-<100P> (here out-30), `eval` puts eval_train.json and eval_test.json into it.
+"""
+
+import dataclasses
+import sys
+
+from tf_robustcomp import flags, randomisation
+from tf_robustcomp.errors import InvalidArgument
+
+COMMAND = "train_resnet_random"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(randomisation.ClassifierSettings):
+    """Flags of this entry point; the defaults are the published settings."""
+
+    seed: int = flags.field(0, "seed of the initial weights", minimum=0, maximum=2**32 - 1)
+    max_steps: int = flags.field(64_000, "steps", minimum=1)
+    learning_rates: tuple[float, ...] = flags.field((0.001, 0.1, 0.01, 0.001), "learning rates in turn", minimum=0)
+    boundaries: tuple[int, ...] = flags.field((400, 32_000, 48_000), "steps between which they hold", minimum=1)
+
+
+def directory(proportion_random):
+    """Run directory of a share of random labels."""
+    return f"out-{randomisation.percent(proportion_random)}"
+
+
+def with_defaults(settings):
+    """Fill in what depends on other settings, and check what concerns several.
+
+    Raises:
+        InvalidArgument: the learning rates and boundaries do not fit together, or the depth is not 6n + 2.
+    """
+    if len(settings.learning_rates) != len(settings.boundaries) + 1 or list(settings.boundaries) != sorted(
+        set(settings.boundaries)
+    ):
+        raise InvalidArgument(
+            "--learning-rates must be one more than --boundaries, which must rise. Received: "
+            f"{list(settings.learning_rates)} and {list(settings.boundaries)}"
+        )
+    if settings.model_size % 6 != 2:
+        raise InvalidArgument(f"--model-size must be 6n + 2 (8, 14, 20, ..., 56, ...). Received: {settings.model_size}")
+    return dataclasses.replace(settings, train_dir=settings.train_dir or directory(settings.proportion_random))
+
+
+def train(settings):
+    """Train, or go on where a run stopped."""
+    settings = with_defaults(settings)
+    randomisation.train_classifier(COMMAND, settings, lambda: _build(settings), _learning_rate)
+
+
+def evaluate(settings, given):
+    """Evaluate a run on the records it was trained on and on the test records."""
+    randomisation.evaluate_classifier(COMMAND, with_defaults(settings), given)
+
+
+def _build(settings):
+    import keras
+
+    from tf_robustcomp.classifiers import resnet_v2
+
+    keras.utils.set_random_seed(settings.seed)
+    # Keras' schedule holds a rate up to and including its boundary; the published one changes at it.
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay(
+        [boundary - 1 for boundary in settings.boundaries], list(settings.learning_rates)
+    )
+    optimizer = keras.optimizers.SGD(schedule, momentum=0.9, nesterov=True)
+    return randomisation.compile_classifier(resnet_v2(settings.model_size), optimizer, settings)
+
+
+def _learning_rate(model):
+    return {"learning_rate": float(model.optimizer.learning_rate)}
+
+
+def command(settings, action, given):
+    """`train` or `eval`."""
+    return train(settings) if action == "train" else evaluate(settings, given)
+
+
+def main(argv=None):
+    """Command line; returns the exit code."""
+    return flags.run(COMMAND, __doc__, Settings, command, argv, positional=(("train", "eval"),))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
