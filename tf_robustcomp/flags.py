@@ -70,7 +70,7 @@ def parse(cls, argv):
     return settings, given, positional
 
 
-def run(name, doc, cls, command, argv=None, positional=0):
+def run(name, doc, cls, command, argv=None, positional=()):
     """Parse, run, and turn what goes wrong into one line and an exit code.
 
     Args:
@@ -80,7 +80,8 @@ def run(name, doc, cls, command, argv=None, positional=0):
         command: ``command(settings, *words)``, or with a parameter ``given`` also the names of the flags given; its
             result is the exit code (None: 0).
         argv: words, default the process's.
-        positional: how many other words the command takes; a tuple gives each word's allowed values or None.
+        positional: the other words that the command takes: for each a name, or a tuple of the words allowed; None for
+            any number of words.
 
     Returns:
         0; 2 after an `Error`; 128 + n after signal n.
@@ -93,7 +94,8 @@ def run(name, doc, cls, command, argv=None, positional=0):
     previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         settings, given, rest = parse(cls, words)
-        rest = _check_positional(rest, positional or ())
+        if positional is not None:
+            _check_positional(rest, positional)
         takes_given = "given" in command.__code__.co_varnames[: command.__code__.co_argcount]
         return command(settings, *rest, **({"given": given} if takes_given else {})) or 0
     except Interrupted as stop:
@@ -115,7 +117,9 @@ def import_backend_quietly():
     terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)  # the notices come from C++, before any setting of the log is read
     try:
-        import tensorflow  # noqa: F401
+        import tensorflow
+
+        tensorflow.get_logger().setLevel("ERROR")
     finally:
         os.dup2(terminal, 2)
         os.close(terminal)
@@ -183,7 +187,6 @@ def _check_positional(words, allowed):
     for word, choice in zip(words, allowed, strict=True):
         if isinstance(choice, tuple) and word not in choice:
             raise InvalidArgument(f"the first word must be one of {', '.join(choice)}. Received: {word} (see --help)")
-    return words
 
 
 def _normalised(word):

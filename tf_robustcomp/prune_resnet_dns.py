@@ -15,7 +15,7 @@ from tf_robustcomp.errors import InvalidArgument, RunError
 
 COMMAND = "prune_resnet_dns"
 # What a pruning must have in common with the run that it starts from.
-SHARED = ("proportion_random", "label_seed", "model_size", "dataset")
+SHARED = ("proportion_random", "label_seed", "model_size", "bn_momentum", "dataset")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,7 @@ def train(settings):
     if Path(settings.train_dir).resolve() == Path(settings.warm_start).resolve():
         raise InvalidArgument(f"--train-dir and --warm-start must differ. Received: {settings.train_dir} for both")
     _check_warm_start(settings)
-    randomisation.train_classifier(COMMAND, settings, lambda: _build(settings), _sparsity)
+    randomisation.train_classifier(COMMAND, settings, lambda shape: _build(settings, shape), _sparsity)
 
 
 def evaluate(settings, given):
@@ -81,13 +81,13 @@ def _check_warm_start(settings):
             )
 
 
-def _build(settings):
+def _build(settings, image_shape):
     import keras
 
     from tf_robustcomp.classifiers import resnet_v2
     from tf_robustcomp.sparsity import DNS, PolynomialDecay
 
-    model = resnet_v2(settings.model_size)  # anew, so that precision and devices are those of this run
+    model = resnet_v2(settings.model_size, image_shape, bn_momentum=settings.bn_momentum)  # anew, so that precision and devices are those of this run
     model.set_weights(runs.Run(settings.warm_start).load_model().get_weights())
     rate = keras.optimizers.schedules.InverseTimeDecay(settings.learning_rate, decay_steps=200, decay_rate=0.1)
     optimizer = DNS(

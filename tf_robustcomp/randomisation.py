@@ -7,11 +7,14 @@ from tf_robustcomp import files, flags, runs
 from tf_robustcomp.errors import DataError, InvalidArgument
 
 
+NUM_CLASSES = 10
+
+
 @dataclasses.dataclass(frozen=True)
 class ClassifierSettings:
     """Flags of every entry point that trains a classifier."""
 
-    dataset: str = flags.field("data/cifar10_train.tfrecord", "training records")
+    dataset: str = flags.field("data/cifar10_train.tfrecord", "training records, TFRecords as the converter writes them; or digits, mnist, FILE.npz")
     train_dir: str | None = flags.field(None, "run directory [default: named after the settings]", operational=True)
     test_dataset: str | None = flags.field(
         None, "test records for `eval` [default: --dataset with `test` for `train` in its name]", operational=True
@@ -20,6 +23,9 @@ class ClassifierSettings:
     label_seed: int = flags.field(42, "seed of the random labels", minimum=0, maximum=2**32 - 1)
     order_seed: int = flags.field(0, "seed of the order of the records", minimum=0)
     model_size: int = flags.field(56, "depth of the ResNet, 6n + 2", minimum=8)
+    bn_momentum: float = flags.field(
+        0.997, "momentum of the moving statistics of batch norm; lower it for short runs", minimum=0, maximum=1
+    )
     batch_size: int = flags.field(128, "records in a batch", minimum=1)
     log_steps: int = flags.field(100, "steps between rows of metrics.csv", minimum=1)
     checkpoint_steps: int = flags.field(1000, "steps between checkpoints", operational=True, minimum=1)
@@ -34,21 +40,31 @@ def percent(proportion):
     return f"{round(100 * proportion, 6):g}"
 
 
-def labelled_records(settings, path):
-    """Images of a record file with their noisy and true labels.
+def labelled_records(settings, source, split):
+    """Images of a source with their noisy and true labels.
 
     Args:
         settings: `ClassifierSettings`.
-        path: of the record file.
+        source: path of TFRecords, or a name or path that `datasets.images.load_images` takes.
+        split: ``train`` or ``test``; a path of TFRecords is one split by itself.
 
     Returns:
-        ``(images, noisy_labels, true_labels)``: uint8 (n, 32, 32, 3), int32 (n,), int32 (n,).
+        ``(images, noisy_labels, true_labels)``: uint8 (n, h, w, c), int32 (n,), int32 (n,).
     """
+    from tf_robustcomp.datasets.images import is_source, load_images
     from tf_robustcomp.datasets.random_labels import random_labels
-    from tf_robustcomp.datasets.tfrecord import NUM_CLASSES, read_records
 
-    images, labels = read_records(path)
-    noisy, _ = random_labels(labels, settings.proportion_random, settings.label_seed, NUM_CLASSES)
+    if is_source(source):
+        loaded = load_images(source)
+        images, labels = getattr(loaded, f"x_{split}"), getattr(loaded, f"y_{split}")
+    else:
+        from tf_robustcomp.datasets.tfrecord import read_records
+
+        images, labels = read_records(source)
+    try:
+        noisy, _ = random_labels(labels, settings.proportion_random, settings.label_seed, NUM_CLASSES)
+    except InvalidArgument as error:
+        raise DataError(f"{source}: {error}") from None
     return images, noisy, labels
 
 
@@ -84,7 +100,7 @@ def train_classifier(command, settings, build, describe=None):
     Args:
         command: name of the entry point.
         settings: `ClassifierSettings` with ``train_dir`` and ``max_steps``.
-        build: function that gives the compiled model a new run starts with.
+        build: function of the image shape that gives the compiled model a new run starts with.
         describe: see `training.train`.
     """
     flags.import_backend_quietly()
@@ -92,13 +108,13 @@ def train_classifier(command, settings, build, describe=None):
         if run.finished:
             print(f"{run.path}: has finished ({settings.max_steps} steps); delete it to train again")
             return
-        images, labels, _ = labelled_records(settings, settings.dataset)
+        images, labels, _ = labelled_records(settings, settings.dataset, "train")
         run.begin()
         with prepare_backend(settings):
             from tf_robustcomp import training
             from tf_robustcomp.datasets.batches import scaled, training_batches
 
-            model, progress = run.resume(runs.load_model) or (build(), runs.Progress())
+            model, progress = run.resume(runs.load_model) or (build(images.shape[1:]), runs.Progress())
             print(f"{run.path}: {len(labels)} records, step {progress.step} of {settings.max_steps}", flush=True)
             batches = training_batches(
                 (images, labels), settings.batch_size, settings.order_seed, progress.step, prepare=scaled
@@ -119,21 +135,21 @@ def evaluate_classifier(command, settings, given, describe=None):
         describe: function of the model that gives further entries of the results.
     """
     flags.import_backend_quietly()
+    from tf_robustcomp.datasets.images import is_source
+
     run = runs.Run(settings.train_dir)
     run.check_settings(command, settings, only=given - {"dataset"})
     own = run.config["settings"]
     settings = dataclasses.replace(settings, **{name: own[name] for name in ("label_seed", "proportion_random")})
     dataset = settings.dataset if "dataset" in given else own["dataset"]
-    splits = {"train": Path(dataset), "test": Path(settings.test_dataset or _test_path(dataset))}
-    if not splits["test"].is_file():
-        if settings.test_dataset:
-            raise DataError(f"--test-dataset {splits['test']}: no such file")
+    splits = {"train": dataset, "test": settings.test_dataset or _test_source(dataset)}
+    if not settings.test_dataset and not is_source(dataset) and not Path(splits["test"]).is_file():
         print(f"{splits['test']}: no such file; evaluating the training records only (see --test-dataset)")
         del splits["test"]
     model = run.load_model()
-    for split, path in splits.items():
-        results = _evaluate(model, *labelled_records(settings, path), batch_size=512)
-        results |= {"dataset": str(path), "split": split, "step": int(model.optimizer.iterations.numpy())}
+    for split, source in splits.items():
+        results = _evaluate(model, *labelled_records(settings, source, split), batch_size=512)
+        results |= {"dataset": str(source), "split": split, "step": int(model.optimizer.iterations.numpy())}
         results |= describe(model) if describe else {}
         files.write_json(run.path / f"eval_{split}.json", results)
         shown = "  ".join(
@@ -163,9 +179,12 @@ def _evaluate(model, images, noisy, labels, batch_size):
     return results
 
 
-def _test_path(dataset):
+def _test_source(dataset):
+    from tf_robustcomp.datasets.images import is_source
+
+    if is_source(dataset):
+        return dataset
     path = Path(dataset)
     if "train" not in path.name:
         raise InvalidArgument(f"--test-dataset must be given where --dataset has no `train` in its name. Received: {path}")
-    return path.with_name(path.name.replace("train", "test"))
-
+    return str(path.with_name(path.name.replace("train", "test")))

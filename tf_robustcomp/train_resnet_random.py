@@ -51,7 +51,7 @@ def with_defaults(settings):
 def train(settings):
     """Train, or go on where a run stopped."""
     settings = with_defaults(settings)
-    randomisation.train_classifier(COMMAND, settings, lambda: _build(settings), _learning_rate)
+    randomisation.train_classifier(COMMAND, settings, lambda shape: _build(settings, shape), _learning_rate)
 
 
 def evaluate(settings, given):
@@ -59,7 +59,7 @@ def evaluate(settings, given):
     randomisation.evaluate_classifier(COMMAND, with_defaults(settings), given)
 
 
-def _build(settings):
+def _build(settings, image_shape):
     import keras
 
     from tf_robustcomp.classifiers import resnet_v2
@@ -70,7 +70,7 @@ def _build(settings):
         [boundary - 1 for boundary in settings.boundaries], list(settings.learning_rates)
     )
     optimizer = keras.optimizers.SGD(schedule, momentum=0.9, nesterov=True)
-    return randomisation.compile_classifier(resnet_v2(settings.model_size), optimizer, settings)
+    return randomisation.compile_classifier(resnet_v2(settings.model_size, image_shape, bn_momentum=settings.bn_momentum), optimizer, settings)
 
 
 def _learning_rate(model):

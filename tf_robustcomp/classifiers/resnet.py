@@ -8,17 +8,18 @@ from tf_robustcomp.errors import InvalidArgument
 STAGE_CHANNELS = (16, 32, 64)
 
 
-def resnet_v2(depth=56, input_shape=(32, 32, 3), classes=10, name=None):
+def resnet_v2(depth=56, input_shape=(32, 32, 3), classes=10, bn_momentum=0.997, name=None):
     """ResNet-(6n+2): a 3x3 convolution to 16 channels, three stages of ``n`` blocks (16, 32, 64 channels), dense.
 
     Block: BN-ReLU-conv3x3-BN-ReLU-conv3x3 plus shortcut; the first block of a stage has a 1x1 projection of its
     BN-ReLU output as shortcut, and halves the image from the second stage on.  Strided convolutions are padded by 1 on
-    both sides.  No convolution biases, Glorot-uniform kernels, BN momentum 0.997 and epsilon 1e-5.
+    both sides.  No convolution biases, Glorot-uniform kernels, BN epsilon 1e-5.
 
     Args:
         depth: ``6n + 2`` with ``n >= 1``; 56 has 859,898 parameters, moving statistics counted.
         input_shape: (height, width, channels) of images in [0, 1].
         classes: size of the output.
+        bn_momentum: of the moving statistics, in [0, 1].
         name: of the model.
 
     Returns:
@@ -30,20 +31,20 @@ def resnet_v2(depth=56, input_shape=(32, 32, 3), classes=10, name=None):
     blocks, rest = divmod(depth - 2, 6)
     if blocks < 1 or rest:
         raise InvalidArgument(f"depth must be 6n + 2 (8, 14, 20, ..., 56, ...). Received: depth={depth}")
-    inputs = x = layers.Input(input_shape)
-    x = _conv(STAGE_CHANNELS[0], 3)(x)
+    inputs = layers.Input(input_shape)
+    x = _conv(STAGE_CHANNELS[0], 3)(inputs)
     for stage, channels in enumerate(STAGE_CHANNELS):
         for block in range(blocks):
-            x = _block(x, channels, strides=2 if stage > 0 and block == 0 else 1, project=block == 0)
-    x = layers.GlobalAveragePooling2D()(_bn_relu(x))
+            x = _block(x, channels, 2 if stage > 0 and block == 0 else 1, block == 0, bn_momentum)
+    x = layers.GlobalAveragePooling2D()(_bn_relu(x, bn_momentum))
     x = layers.Dense(classes)(x)
     return keras.Model(inputs, layers.Activation("linear", dtype="float32")(x), name=name or f"resnet{depth}_v2")
 
 
-def _block(x, channels, strides, project):
-    activated = _bn_relu(x)
+def _block(x, channels, strides, project, bn_momentum):
+    activated = _bn_relu(x, bn_momentum)
     shortcut = _conv(channels, 1, strides)(activated) if project else x
-    y = _conv(channels, 3)(_bn_relu(_strided(activated, channels, strides)))
+    y = _conv(channels, 3)(_bn_relu(_strided(activated, channels, strides), bn_momentum))
     return layers.Add()([shortcut, y])
 
 
@@ -53,8 +54,8 @@ def _strided(x, channels, strides):
     return _conv(channels, 3, strides, padding="valid")(layers.ZeroPadding2D(1)(x))
 
 
-def _bn_relu(x):
-    return layers.ReLU()(layers.BatchNormalization(momentum=0.997, epsilon=1e-5)(x))
+def _bn_relu(x, momentum):
+    return layers.ReLU()(layers.BatchNormalization(momentum=momentum, epsilon=1e-5)(x))
 
 
 def _conv(channels, kernel_size, strides=1, padding="same"):
