@@ -33,7 +33,7 @@ class DynamicNetworkSurgery(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         """Wrap the optimizer, once, whatever it has learned so far."""
         model = self.model
-        if model.optimizer is None:
+        if getattr(model, "optimizer", None) is None:
             raise InvalidArgument("model must be compiled with an optimizer before it is pruned. Received: none")
         existing = as_optimizer(model.optimizer)
         if existing is None:

@@ -25,6 +25,7 @@ class Moment(NamedTuple):
     """What a rule may ask about the present step: scalar tensors."""
 
     step: object  # int32, updates made before this one
+    active: object  # bool, is this step between the schedule's begin and its last update?
     update_now: object  # bool, does the schedule ask for new thresholds?
     sparsity: object  # float32 in [0, 1), the target
     draw: object  # float32 in [0, 1), this variable's random number
@@ -125,7 +126,8 @@ class PruningOptimizer(keras.optimizers.Optimizer):
     def _prune(self, step):
         update_now, sparsity = self.schedule(step)
         draws = self.draws(step, len(self.pruned))
-        moments = [Moment(step, update_now, sparsity, draws[i]) for i in range(len(self.pruned))]
+        active = self.schedule.is_active(step)
+        moments = [Moment(step, active, update_now, sparsity, draws[i]) for i in range(len(self.pruned))]
         update_on_every_replica(
             [(functools.partial(self._operate, moment), p) for moment, p in zip(moments, self.pruned, strict=True)]
         )

@@ -38,8 +38,8 @@ class MagnitudePruning(PruningOptimizer):
 class DNS(PruningOptimizer):
     """Dynamic Network Surgery (Guo, Yao, Chen 2016, arXiv 1608.04493): weights are cut, and come back when they grow.
 
-    At an update of the schedule a variable's threshold ``a`` is set for the target sparsity.  At a step ``t``, with
-    probability ``p_t``, its mask changes: cut where ``|w| <= (1 - band) a``, spliced where ``|w| >= (1 + band) a``,
+    At an update of the schedule a variable's threshold ``a`` is set for the target sparsity.  At a step ``t`` from the
+    schedule's begin to its last update, with probability ``p_t``, its mask changes: cut where ``|w| <= (1 - band) a``, spliced where ``|w| >= (1 + band) a``,
     kept in between, with ``w`` the dense weight, which goes on learning from the gradient at the masked weights.
 
     Args:
@@ -93,7 +93,7 @@ class DNS(PruningOptimizer):
         threshold = ops.cond(
             moment.update_now, lambda: find(magnitudes, mask, moment.sparsity), lambda: ops.cast(threshold, "float32")
         )
-        operate = moment.draw < self._probability(moment.step)
+        operate = ops.logical_and(moment.active, moment.draw < self._probability(moment.step))
         if self.exact:
             operate = ops.logical_or(operate, moment.update_now)
         spliced = ops.logical_or(mask, magnitudes >= (1.0 + self.band) * threshold)

@@ -20,11 +20,8 @@ class Schedule:
 
     def __call__(self, step):
         step = ops.cast(step, "int32")
-        in_range = step >= self.begin_step
-        if self.last_update_step >= 0:
-            in_range = ops.logical_and(in_range, step <= self.last_update_step)
         turn = ops.equal(ops.mod(step - self.begin_step, self.frequency), 0)
-        return ops.logical_and(in_range, turn), ops.cast(self.sparsity_at(step), "float32")
+        return ops.logical_and(self.is_active(step), turn), ops.cast(self.sparsity_at(step), "float32")
 
     def sparsity_at(self, step):
         """Target sparsity at an int32 scalar tensor ``step``."""
@@ -34,6 +31,12 @@ class Schedule:
     def last_update_step(self):
         """Last step at which thresholds may be recomputed, -1 for no end."""
         return self.end_step
+
+    def is_active(self, step):
+        """Bool scalar: may masks still change at ``step``?  From the begin to the last update."""
+        step = ops.cast(step, "int32")
+        begun = step >= self.begin_step
+        return ops.logical_and(begun, step <= self.last_update_step) if self.last_update_step >= 0 else begun
 
     def get_config(self):
         """Plain values: the constructor's arguments."""

@@ -1,0 +1,55 @@
+# Everything runs in .venv, which is made on first use.  PYTHON may name another interpreter (3.11 to 3.13).
+PYTHON ?= python3
+BIN := .venv/bin
+LINE_LENGTH := $(shell sed -n 's/^max-line-length = //p' setup.cfg)
+TEST_JOBS ?= 2
+
+.PHONY: demo test test-backends lint format bench lock clean
+
+demo: .venv/.installed
+	$(BIN)/python -m tf_robustcomp.demo
+
+test: .venv/.test
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile
+
+test-backends: .venv/.backends
+	for backend in jax torch; do \
+	  KERAS_BACKEND=$$backend $(BIN)/python -m pytest -m "not tensorflow_only" || exit 1; \
+	done
+
+lint: .venv/.test
+	$(BIN)/ruff check --line-length $(LINE_LENGTH)
+	$(BIN)/ruff format --check --line-length $(LINE_LENGTH)
+	$(BIN)/mypy
+
+format: .venv/.test
+	$(BIN)/ruff check --fix --line-length $(LINE_LENGTH)
+	$(BIN)/ruff format --line-length $(LINE_LENGTH)
+
+bench: .venv/.bench
+	$(BIN)/python -m benchmarks
+
+lock: .venv/.test
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile setup.cfg --all-extras --universal --python-version 3.11 --quiet --upgrade \
+	  --custom-compile-command "make lock" --output-file requirements.lock
+
+.venv/.installed: setup.cfg requirements.lock
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint requirements.lock --editable .
+	touch $@
+
+.venv/.test: .venv/.installed
+	$(BIN)/pip install --quiet --constraint requirements.lock --editable ".[test]"
+	touch $@
+
+.venv/.backends: .venv/.test
+	$(BIN)/pip install --quiet --constraint requirements.lock --editable ".[test,backends]"
+	touch $@
+
+.venv/.bench: .venv/.test
+	$(BIN)/pip install --quiet --constraint requirements.lock --editable ".[test,bench]"
+	touch $@
+
+clean:
+	rm -rf .venv demo-out

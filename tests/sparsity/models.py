@@ -1,0 +1,28 @@
+"""Small models and data for the pruning tests."""
+
+import keras
+import numpy as np
+from keras import layers
+
+
+def dense_net(activation="tanh"):
+    """(n, 8) -> logits (n, 4), two dense layers."""
+    return keras.Sequential([layers.Input((8,)), layers.Dense(16, activation=activation), layers.Dense(4)])
+
+
+def small_data(seed=3, count=64):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(count, 8)).astype("float32"), rng.integers(0, 4, size=count)
+
+
+def compiled(model, optimizer, **options):
+    model.compile(optimizer, loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True), **options)
+    return model
+
+
+def numpy_state(model):
+    return [keras.ops.convert_to_numpy(v) for v in (*model.variables, *model.optimizer.variables)]
+
+
+def kernels(model):
+    return [keras.ops.convert_to_numpy(v) for v in model.trainable_variables if v.name == "kernel"]
