@@ -5,6 +5,8 @@ import itertools
 
 import keras
 
+from tf_robustcomp.errors import InvalidArgument
+
 BACKEND = keras.backend.backend()
 
 if BACKEND == "tensorflow":
@@ -64,7 +66,7 @@ def value_and_input_gradient(function, x):
 
 
 def compiled(function):
-    """``function`` of tensors only, traced once per shape where the backend can: tf.function, jax.jit, torch as it is."""
+    """A function of tensors, traced once per shape where the backend can: tf.function, jax.jit; torch as it is."""
     if BACKEND == "tensorflow":
         return tf.function(function, autograph=False)
     return jax.jit(function) if BACKEND == "jax" else function
@@ -105,6 +107,7 @@ class PreparedModel(keras.Model):
         return data
 
     def train_step(self, *args):
+        """One training step, on JAX as ``(state, data)``."""
         *state, data = args
         self.in_training_step = True
         try:
@@ -116,6 +119,7 @@ class PreparedModel(keras.Model):
             self.in_training_step = False
 
     def test_step(self, *args):
+        """One test step, on JAX as ``(state, data)``."""
         *state, data = args
         return super().test_step(*state, self.prepare_test_batch(data))
 

@@ -139,12 +139,13 @@ def _define(cls):
     values = absl_flags.FlagValues()
     for f in dataclasses.fields(cls):
         kind, text = _kind(f), f.metadata["help"]
+        default: typing.Any = f.default
         if f.metadata["choices"]:
-            absl_flags.DEFINE_enum(f.name, f.default, f.metadata["choices"], text, flag_values=values)
+            absl_flags.DEFINE_enum(f.name, default, f.metadata["choices"], text, flag_values=values)
         elif kind is tuple:
-            absl_flags.DEFINE_list(f.name, [str(v) for v in f.default], text, flag_values=values)
+            absl_flags.DEFINE_list(f.name, list(map(str, default)), text, flag_values=values)
         else:
-            getattr(absl_flags, DEFINE[kind])(f.name, f.default, text, flag_values=values)
+            getattr(absl_flags, DEFINE[kind])(f.name, default, text, flag_values=values)
     absl_flags.DEFINE_string("flagfile", "", "file of flags, one a line", flag_values=values)
     return values
 

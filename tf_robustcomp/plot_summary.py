@@ -2,7 +2,7 @@
 
     python -m tf_robustcomp.plot_summary [DIRECTORY ...] [--output summary]
 
-Reads the evaluated run directories in the DIRECTORIES (default: the present one) and writes summary.png and summary.csv.
+Reads the evaluated run directories in the DIRECTORIES (default: the present one); writes summary.png and summary.csv.
 """
 
 import csv
@@ -80,7 +80,7 @@ def collect(roots):
 
 def _read(run):
     settings = run.config["settings"]
-    results = {"train": None, "test": None}
+    results: dict = {"train": {}, "test": {}}
     for split in results:
         path = run.path / f"eval_{split}.json"
         try:
@@ -105,7 +105,7 @@ def _read(run):
 
 def summarise(results):
     """One row, a dict with keys `COLUMNS`, for each share of random labels and target; means and ranges over seeds."""
-    groups = {}
+    groups: dict = {}
     for result in results:
         groups.setdefault((result.proportion_random, result.target_sparsity or 0.0), []).append(result)
     rows = []
@@ -131,7 +131,8 @@ def write_csv(path, rows):
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(
-            {name: round(value, 6) if isinstance(value, float) else value for name, value in row.items()} for row in rows
+            {name: round(value, 6) if isinstance(value, float) else value for name, value in row.items()}
+            for row in rows
         )
 
 

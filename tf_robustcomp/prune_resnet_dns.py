@@ -87,7 +87,9 @@ def _build(settings, image_shape):
     from tf_robustcomp.classifiers import resnet_v2
     from tf_robustcomp.sparsity import DNS, PolynomialDecay
 
-    model = resnet_v2(settings.model_size, image_shape, bn_momentum=settings.bn_momentum)  # anew, so that precision and devices are those of this run
+    model = resnet_v2(
+        settings.model_size, image_shape, bn_momentum=settings.bn_momentum
+    )  # anew, so that precision and devices are those of this run
     model.set_weights(runs.Run(settings.warm_start).load_model().get_weights())
     rate = keras.optimizers.schedules.InverseTimeDecay(settings.learning_rate, decay_steps=200, decay_rate=0.1)
     optimizer = DNS(

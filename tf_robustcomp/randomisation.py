@@ -6,7 +6,6 @@ from pathlib import Path
 from tf_robustcomp import files, flags, runs
 from tf_robustcomp.errors import DataError, InvalidArgument
 
-
 NUM_CLASSES = 10
 
 
@@ -14,7 +13,10 @@ NUM_CLASSES = 10
 class ClassifierSettings:
     """Flags of every entry point that trains a classifier."""
 
-    dataset: str = flags.field("data/cifar10_train.tfrecord", "training records, TFRecords as the converter writes them; or digits, mnist, FILE.npz")
+    dataset: str = flags.field(
+        "data/cifar10_train.tfrecord",
+        "training records, TFRecords as the converter writes them; or digits, mnist, FILE.npz",
+    )
     train_dir: str | None = flags.field(None, "run directory [default: named after the settings]", operational=True)
     test_dataset: str | None = flags.field(
         None, "test records for `eval` [default: --dataset with `test` for `train` in its name]", operational=True
@@ -120,7 +122,14 @@ def train_classifier(command, settings, build, describe=None):
                 (images, labels), settings.batch_size, settings.order_seed, progress.step, prepare=scaled
             )
             training.train(
-                run, model, progress, batches, settings.max_steps, settings.log_steps, settings.checkpoint_steps, describe
+                run,
+                model,
+                progress,
+                batches,
+                settings.max_steps,
+                settings.log_steps,
+                settings.checkpoint_steps,
+                describe,
             )
     print(f"{run.path}: trained; `eval` with the same flags evaluates it")
 
@@ -148,7 +157,8 @@ def evaluate_classifier(command, settings, given, describe=None):
         del splits["test"]
     model = run.load_model()
     for split, source in splits.items():
-        results = _evaluate(model, *labelled_records(settings, source, split), batch_size=512)
+        images, noisy, labels = labelled_records(settings, source, split)
+        results = _evaluate(model, images, noisy, labels)
         results |= {"dataset": str(source), "split": split, "step": int(model.optimizer.iterations.numpy())}
         results |= describe(model) if describe else {}
         files.write_json(run.path / f"eval_{split}.json", results)
@@ -160,14 +170,14 @@ def evaluate_classifier(command, settings, given, describe=None):
         print(f"{run.path / f'eval_{split}.json'}: {results['records']} records  {shown}", flush=True)
 
 
-def _evaluate(model, images, noisy, labels, batch_size):
+def _evaluate(model, images, noisy, labels, batch_size=512):
     """Accuracy, top-5 recall and mean cross-entropy (nats) against both kinds of labels, from one pass."""
     import keras
 
     from tf_robustcomp.datasets.batches import evaluation_batches, scaled
 
     logits = model.predict(evaluation_batches((images,), batch_size, prepare=lambda x: scaled(x)[0]), verbose=0)
-    results = {"records": len(labels)}
+    results: dict = {"records": len(labels)}
     for kind, targets in (("random_labels", noisy), ("true_labels", labels)):
         top5 = keras.metrics.sparse_top_k_categorical_accuracy(targets, logits, k=5)
         loss = keras.losses.sparse_categorical_crossentropy(targets, logits, from_logits=True)
@@ -186,5 +196,7 @@ def _test_source(dataset):
         return dataset
     path = Path(dataset)
     if "train" not in path.name:
-        raise InvalidArgument(f"--test-dataset must be given where --dataset has no `train` in its name. Received: {path}")
+        raise InvalidArgument(
+            f"--test-dataset must be given where --dataset has no `train` in its name. Received: {path}"
+        )
     return str(path.with_name(path.name.replace("train", "test")))

@@ -68,7 +68,9 @@ def command(settings, action, proportion, steps, given):
     """`train` or `eval` every part."""
     own = sorted(flags.spelled(name) for name in set(OWN_NAMES) & given)
     if own:
-        raise InvalidArgument(f"{', '.join(own)} cannot be given to `run`: its words P and STEPS, and --sparsities, say it")
+        raise InvalidArgument(
+            f"{', '.join(own)} cannot be given to `run`: its words P and STEPS, and --sparsities, say it"
+        )
     training, prunings = parts(settings, _number(proportion, "P", float, 0, 1), _number(steps, "STEPS", int, 1, None))
     if action == "train":
         train_resnet_random.train(training)
@@ -92,7 +94,9 @@ def _number(word, name, kind, low, high):
     except ValueError:
         number = None
     if number is None or not low <= number <= (high or number):
-        raise InvalidArgument(f"{name} must be a number {f'in [{low}, {high}]' if high else f'>= {low}'}. Received: {word}")
+        raise InvalidArgument(
+            f"{name} must be a number {f'in [{low}, {high}]' if high else f'>= {low}'}. Received: {word}"
+        )
     return number
 
 

@@ -3,7 +3,7 @@
 ::
 
     config.json            command, every setting, versions
-    checkpoint.keras       model, optimizer and progress at the last checkpoint; checkpoint-previous.keras the one before
+    checkpoint.keras       model, optimizer, progress at the last checkpoint; checkpoint-previous.keras the one before
     metrics.csv            one row every --log-steps steps
     tensorboard/           the same rows as events
     model.keras            the trained model; its presence means that the run has finished
@@ -212,7 +212,7 @@ def load_model(path):
 
 def find_runs(roots, command):
     """Run directories of one entry point among ``roots`` and their direct children, sorted by path."""
-    found = {}
+    found: dict = {}
     for root in map(Path, roots):
         for path in (root, *sorted(p for p in root.glob("*") if p.is_dir())):
             try:

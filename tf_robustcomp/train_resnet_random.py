@@ -70,7 +70,9 @@ def _build(settings, image_shape):
         [boundary - 1 for boundary in settings.boundaries], list(settings.learning_rates)
     )
     optimizer = keras.optimizers.SGD(schedule, momentum=0.9, nesterov=True)
-    return randomisation.compile_classifier(resnet_v2(settings.model_size, image_shape, bn_momentum=settings.bn_momentum), optimizer, settings)
+    return randomisation.compile_classifier(
+        resnet_v2(settings.model_size, image_shape, bn_momentum=settings.bn_momentum), optimizer, settings
+    )
 
 
 def _learning_rate(model):

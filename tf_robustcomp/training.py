@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -58,7 +59,7 @@ class _Keeper(keras.callbacks.Callback):
         self.max_steps = max_steps
         self.log_steps = log_steps
         self.checkpoint_steps = checkpoint_steps
-        self.describe = describe or (lambda model: {})
+        self.describe: Callable[..., dict] = describe or (lambda model: {})
         self.signals = signals
 
         self.step = progress.step

@@ -63,7 +63,7 @@ def _convert_into(settings, out):
     splits, names = read(settings.source)
     for split, path in targets.items():
         images, labels = splits[split]
-        tfrecord.write_records(path, images, labels, progress=lambda it, s=split, n=len(labels): _bar(it, s, n))
+        tfrecord.write_records(path, images, labels, progress=_bar(split, len(labels)))
         print(f"{path}: {len(labels)} records")
     temporary = labels_file.with_suffix(".tmp")
     temporary.write_text("".join(f"{i}:{name}\n" for i, name in enumerate(names)))
@@ -71,10 +71,12 @@ def _convert_into(settings, out):
     print(f"{labels_file}: {len(names)} names")
 
 
-def _bar(iterable, split, count):
+def _bar(split, count):
+    import functools
+
     from tqdm import tqdm
 
-    return tqdm(iterable, total=count, desc=split, unit=" images", disable=None)
+    return functools.partial(tqdm, total=count, desc=split, unit=" images", disable=None)
 
 
 def _read_archive(source):
@@ -146,8 +148,8 @@ def _read_tfds(source):
         return splits, builder.info.features["label"].names
     except Exception as error:  # its many kinds of download errors have no common base
         raise DataError(
-            f"--source tfds: the download failed ({type(error).__name__}: {str(error).splitlines()[0][:120]}); try again, "
-            "or fetch cifar-10-binary.tar.gz and pass its path as --source"
+            f"--source tfds: the download failed ({type(error).__name__}: {str(error).splitlines()[0][:120]}); try "
+            "again, or fetch cifar-10-binary.tar.gz and pass its path as --source"
         ) from None
 
 

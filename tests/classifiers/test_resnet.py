@@ -38,7 +38,11 @@ def test_convolutions_have_no_bias_and_batch_norm_has_the_published_settings():
 def test_strided_convolutions_see_one_pixel_of_padding_on_each_side(rng):
     # Padding on both sides shifts the sampling by one pixel against "same", which pads an even image at its end only.
     model = rc.resnet_v2(8, (8, 8, 16))
-    layer = next(layer for layer in model.layers if isinstance(layer, layers.Conv2D) and layer.strides == (2, 2) and layer.kernel_size == (3, 3))
+    layer = next(
+        layer
+        for layer in model.layers
+        if isinstance(layer, layers.Conv2D) and layer.strides == (2, 2) and layer.kernel_size == (3, 3)
+    )
     part = keras.Model(layer.input, layer.output)
     padded = rng.normal(size=(1, *layer.input.shape[1:])).astype("float32")
     kernel = keras.ops.convert_to_numpy(layer.kernel)

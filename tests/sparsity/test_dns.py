@@ -122,9 +122,7 @@ def test_published_threshold_leaves_fewer_zeros_than_the_target():
     zeros = {}
     for exact in (True, False):
         variable = keras.Variable(values, name="kernel")
-        optimizer = rc.DNS(
-            keras.optimizers.SGD(0.1), rc.ConstantSparsity(0.9, 0), update_probability=1.0, exact=exact
-        )
+        optimizer = rc.DNS(keras.optimizers.SGD(0.1), rc.ConstantSparsity(0.9, 0), update_probability=1.0, exact=exact)
         optimizer.build([variable])
         optimizer.apply([keras.ops.zeros((100, 100))], [variable])
         zeros[exact] = np.mean(keras.ops.convert_to_numpy(variable) == 0)
@@ -134,7 +132,9 @@ def test_published_threshold_leaves_fewer_zeros_than_the_target():
 
 def test_masks_rest_once_the_schedule_has_made_its_last_update():
     x, y = small_data()
-    optimizer = rc.DNS(keras.optimizers.SGD(0.5), rc.PolynomialDecay(0.0, 0.5, 0, 4, frequency=2), update_probability=1.0)
+    optimizer = rc.DNS(
+        keras.optimizers.SGD(0.5), rc.PolynomialDecay(0.0, 0.5, 0, 4, frequency=2), update_probability=1.0
+    )
     model = compiled(dense_net(), optimizer)
     masks = []
     for _ in range(12):
@@ -165,7 +165,11 @@ def test_surgery_happens_as_often_as_its_probability():
 
 @pytest.mark.parametrize(
     ("options", "named"),
-    [({"update_probability": 0.0}, "update_probability"), ({"update_probability": 1.5}, "update_probability"), ({"band": 1.0}, "band")],
+    [
+        ({"update_probability": 0.0}, "update_probability"),
+        ({"update_probability": 1.5}, "update_probability"),
+        ({"band": 1.0}, "band"),
+    ],
 )
 def test_bad_arguments_are_named(options, named):
     with pytest.raises(ValueError, match=named):

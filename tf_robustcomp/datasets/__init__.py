@@ -1,0 +1,1 @@
+"""Data: records, image sources, random labels, batches."""

@@ -39,17 +39,18 @@ class DNS(PruningOptimizer):
     """Dynamic Network Surgery (Guo, Yao, Chen 2016, arXiv 1608.04493): weights are cut, and come back when they grow.
 
     At an update of the schedule a variable's threshold ``a`` is set for the target sparsity.  At a step ``t`` from the
-    schedule's begin to its last update, with probability ``p_t``, its mask changes: cut where ``|w| <= (1 - band) a``, spliced where ``|w| >= (1 + band) a``,
-    kept in between, with ``w`` the dense weight, which goes on learning from the gradient at the masked weights.
+    schedule's begin to its last update, with probability ``p_t``, its mask changes: cut where ``|w| <= (1 - band) a``,
+    spliced where ``|w| >= (1 + band) a``, kept in between, with ``w`` the dense weight, which goes on learning from the
+    gradient at the masked weights.
 
     Args:
         optimizer, schedule, include, train_unpruned, name: see `PruningOptimizer`.
         update_probability: ``p_t``: a number in (0, 1] or a Keras learning rate schedule; default
             ``1 / (1 + 0.2 floor(t / 100))`` (Zhou et al. 2018, arXiv 1804.05862).
         band: half-width of the hysteresis, relative, in [0, 1).
-        exact: True chooses ``a`` such that the surgery, hysteresis counted in, leaves ``round(s n)`` zeros, and operates
-            at every update.  False takes the ``s`` quantile of ``|w|`` as Zhou et al. do, which leaves fewer zeros than
-            asked: the weights between ``(1 - band) a`` and ``a`` live on.
+        exact: True chooses ``a`` such that the surgery, hysteresis counted in, leaves ``round(s n)`` zeros, and
+            operates at every update.  False takes the ``s`` quantile of ``|w|`` as Zhou et al. do, which leaves fewer
+            zeros than asked: the weights between ``(1 - band) a`` and ``a`` live on.
         seed: int, of the random numbers that are compared with ``p_t``.
 
     Raises:

@@ -9,7 +9,6 @@ from keras import ops
 from tf_robustcomp.errors import InvalidArgument
 
 
-@dataclasses.dataclass(frozen=True)
 class Schedule:
     """Base: an immutable function of the step, checked when made, evaluated in the graph.
 
@@ -18,7 +17,12 @@ class Schedule:
     fields ``begin_step``, ``end_step`` (-1: no end) and ``frequency``.
     """
 
+    begin_step: int
+    end_step: int
+    frequency: int
+
     def __call__(self, step):
+        """Whether to update now, and the sparsity."""
         step = ops.cast(step, "int32")
         turn = ops.equal(ops.mod(step - self.begin_step, self.frequency), 0)
         return ops.logical_and(self.is_active(step), turn), ops.cast(self.sparsity_at(step), "float32")
@@ -40,7 +44,7 @@ class Schedule:
 
     def get_config(self):
         """Plain values: the constructor's arguments."""
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self)  # type: ignore[call-overload]
 
     @classmethod
     def from_config(cls, config):
