@@ -23,6 +23,8 @@ NETWORK_FLAGS = (
     "--sparsities=0.5,0.8,0.95",
     "--ramp-steps=200",
     "--update-steps=20",
+    "--learning-rate-decay-steps=3",
+    "--surgery-decay-steps=2",
     "--threshold=exact",
     "--checkpoint-steps=300",
 )

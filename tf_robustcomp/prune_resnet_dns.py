@@ -27,7 +27,15 @@ class Settings(randomisation.ClassifierSettings):
     max_steps: int = flags.field(20_000, "steps", minimum=1)
     ramp_steps: int = flags.field(15_000, "steps in which the sparsity rises to its target", minimum=0)
     update_steps: int = flags.field(500, "steps between new thresholds", minimum=1)
-    learning_rate: float = flags.field(0.05, "learning rate at the start; it falls as 1 / (1 + 0.1 t / 200)", minimum=0)
+    learning_rate: float = flags.field(0.05, "learning rate at the start", minimum=0)
+    learning_rate_decay_steps: int = flags.field(
+        200, "the learning rate falls as 1 / (1 + 0.1 t / DECAY_STEPS); lower it for short runs", minimum=1
+    )
+    surgery_decay_steps: int = flags.field(
+        100,
+        "a kernel is operated with probability 1 / (1 + 0.2 floor(t / DECAY_STEPS)); lower it for short runs",
+        minimum=1,
+    )
     threshold: str = flags.field(
         "quantile",
         "`quantile` of all magnitudes as published, which leaves fewer zeros than the target, or `exact`",
@@ -91,13 +99,15 @@ def _build(settings, image_shape):
         settings.model_size, image_shape, bn_momentum=settings.bn_momentum
     )  # anew, so that precision and devices are those of this run
     model.set_weights(runs.Run(settings.warm_start).load_model().get_weights())
-    rate = keras.optimizers.schedules.InverseTimeDecay(settings.learning_rate, decay_steps=200, decay_rate=0.1)
+    decay = keras.optimizers.schedules.InverseTimeDecay
+    rate = decay(settings.learning_rate, settings.learning_rate_decay_steps, decay_rate=0.1)
     optimizer = DNS(
         keras.optimizers.SGD(rate, momentum=0.9),
         PolynomialDecay(
             0.0, settings.target_sparsity, 0, settings.ramp_steps, frequency=settings.update_steps, hold=True
         ),
         train_unpruned=settings.train_unpruned,
+        update_probability=decay(1.0, settings.surgery_decay_steps, decay_rate=0.2, staircase=True),
         exact=settings.threshold == "exact",
         seed=settings.surgery_seed,
     )

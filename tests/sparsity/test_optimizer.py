@@ -88,6 +88,13 @@ def test_magnitude_pruning_of_equal_weights_still_meets_the_target():
     assert np.count_nonzero(keras.ops.convert_to_numpy(variable)) == 8
 
 
+def test_the_optimizers_variables_are_its_own():
+    model = compiled(dense_net(), rc.DNS(sgd(), decay()))
+    model.fit(*small_data(), verbose=0)
+    assert not {id(v) for v in model.variables} & {id(v) for v in model.optimizer.variables}
+    assert len({id(v) for v in model.optimizer.variables}) == len(model.optimizer.variables) == 2 + 3 * 2 + 2 + 4
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_only_kernels_train_when_the_rest_is_frozen(rule):
     x, y = small_data()

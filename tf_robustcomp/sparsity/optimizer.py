@@ -2,6 +2,7 @@
 
 import functools
 import re
+import types
 from typing import NamedTuple
 
 import keras
@@ -103,9 +104,11 @@ class PruningOptimizer(keras.optimizers.Optimizer):
                 f"include must choose at least one variable. Received: include={self.include!r}, which matches none of "
                 f"the {len(variables)} trainable variables ({paths}, ...)"
             )
-        self._trained = list(variables) if self.train_unpruned else chosen
-        self.inner_optimizer.build(self._trained)
-        self.pruned = tuple(self._slots_of(variable) for variable in chosen)
+        trained = list(variables) if self.train_unpruned else chosen
+        self.inner_optimizer.build(trained)
+        # In a namespace, for Keras takes the variables in an attribute's lists and tuples for the optimizer's own.
+        pruned = tuple(self._slots_of(variable) for variable in chosen)
+        self._lists = types.SimpleNamespace(trained=trained, pruned=pruned)
         super().build(variables)
 
     def apply(self, grads, trainable_variables=None):
@@ -114,10 +117,10 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             self.build(list(trainable_variables))
         variables = self._trainable_variables if trainable_variables is None else trainable_variables
         if not self.train_unpruned:
-            trained = {self._var_key(variable) for variable in self._trained}
+            trained = {self._var_key(variable) for variable in self._lists.trained}
             pairs = [pair for pair in zip(grads, variables, strict=True) if self._var_key(pair[1]) in trained]
             grads, variables = zip(*pairs, strict=True)
-        step = ops.cast(self.inner_optimizer.iterations, "int32")
+        step = ops.cast(self.inner_optimizer.iterations, "int32") + 0  # a copy: the counter is about to move
         update_on_every_replica([(_restore, (p.variable, p.dense, p.mask)) for p in self.pruned])
         self.inner_optimizer.apply(list(grads), list(variables))
         self._prune(step)
@@ -156,6 +159,11 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             threshold=self.add_variable((), initializer="zeros", dtype="float32", name=f"{name}_threshold"),
         )
 
+    @property
+    def pruned(self):
+        """Tuple of `PrunedVariable`, once built."""
+        return self._lists.pruned
+
     # What the wrapper passes through ----------------------------------------------------------------------------------
 
     @property
@@ -183,9 +191,12 @@ class PruningOptimizer(keras.optimizers.Optimizer):
 
     def finalize_variable_values(self, var_list):
         """The inner optimizer's last word (EMA), masked again."""
+        if not getattr(self.inner_optimizer, "use_ema", False):
+            return
         self.inner_optimizer.finalize_variable_values(var_list)
         for p in self.pruned:
-            p.variable.assign(ops.where(p.mask, p.variable, ops.zeros_like(p.variable)))
+            weights = ops.convert_to_tensor(p.variable)
+            p.variable.assign(ops.where(ops.convert_to_tensor(p.mask), weights, ops.zeros_like(weights)))
 
     def save_own_variables(self, store):
         """Own slots only: Keras saves the inner optimizer, an attribute, by itself."""
@@ -224,7 +235,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
 
 
 def _restore(variable, dense, mask):
-    variable.assign(ops.where(mask, variable, dense))
+    variable.assign(ops.where(*map(ops.convert_to_tensor, (mask, variable, dense))))
 
 
 def _serialize(function):
