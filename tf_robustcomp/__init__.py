@@ -7,6 +7,9 @@ import importlib
 import sys
 
 _MODULES = {
+    "adversaries": ("L2Ball", "LinfBall", "RotationRandom", "RotationSearch", "WassersteinBall"),
+    "augmentation": ("NoiseAugmentation", "RotationAugmentation"),
+    "compressors": ("Compressor", "ResidualCompressor", "RotationAligned", "ScalarQuantizer", "SuccessiveRefinement"),
     "classifiers": ("resnet_v2",),
     "datasets.random_labels": ("random_labels",),
     "errors": ("DataError", "Error", "InvalidArgument", "RunError"),

@@ -5,10 +5,9 @@ import math
 import keras
 from keras import ops
 
-from tf_robustcomp.adversaries.base import check_at_least, check_positive, per_image
+from tf_robustcomp.adversaries.base import check_at_least, check_positive, per_image, step_seed
 from tf_robustcomp.adversaries.rotation import rotate
 from tf_robustcomp.errors import InvalidArgument
-from tf_robustcomp.random import StepSeed
 
 
 class Augmentation:
@@ -27,7 +26,9 @@ class Augmentation:
         """Images (n, h, w, c) and step, an int or integer tensor -> images (n, h, w, c)."""
         images = ops.convert_to_tensor(images)
         shifted = ops.arange(ops.shape(images)[0], dtype="int32") % 2 == 1
-        return ops.where(per_image(shifted), self.shift(images, StepSeed(self.seed, step)), images)
+        return ops.where(
+            per_image(shifted), self.shift(images, step_seed(type(self).__name__, self.seed, step)), images
+        )
 
     def shift(self, images, seed):
         """All images, shifted; ``seed`` is for keras.random."""
@@ -61,11 +62,13 @@ class NoiseAugmentation(Augmentation):
         self.rho = check_positive("rho", rho)
 
     def shift(self, images, seed):
+        """Add noise."""
         deviation = math.sqrt(self.rho / math.prod(images.shape[1:]))
         noise = keras.random.normal(ops.shape(images), stddev=deviation, dtype=images.dtype, seed=seed)
         return ops.clip(images + noise, 0.0, 1.0)
 
     def get_config(self):
+        """Constructor's arguments."""
         return {"rho": self.rho, **super().get_config()}
 
 
@@ -78,6 +81,7 @@ class RotationAugmentation(Augmentation):
     """
 
     def shift(self, images, seed):
+        """Turn each by an angle of its own."""
         return rotate(images, keras.random.uniform(ops.shape(images)[:1], -180.0, 180.0, seed=seed))
 
 

@@ -154,7 +154,14 @@ def strategy_scope(name):
     return tf.distribute.MirroredStrategy([device.name for device in devices]).scope()
 
 
-def make_deterministic():
-    """Ask the backend for the same bits in every run, at a price in speed."""
-    if BACKEND == "tensorflow":
+def configured(settings):
+    """Set precision and determinism for the process; gives the context in which models are made and trained.
+
+    Args:
+        settings: `flags.DeviceSettings`.
+    """
+    keras.backend.clear_session()
+    keras.config.set_dtype_policy("mixed_float16" if settings.mixed_precision else "float32")
+    if settings.deterministic and BACKEND == "tensorflow":
         tf.config.experimental.enable_op_determinism()
+    return strategy_scope(settings.strategy)

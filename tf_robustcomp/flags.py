@@ -40,6 +40,16 @@ def field(default, help, operational=False, choices=None, minimum=None, maximum=
     return dataclasses.field(default=default, metadata={"help": help, "operational": operational, **rule})
 
 
+@dataclasses.dataclass(frozen=True)
+class DeviceSettings:
+    """Flags of every entry point that trains: where and in what precision it computes."""
+
+    strategy: str = field("none", "`mirrored`: all GPUs of this machine", choices=("none", "mirrored"))
+    mixed_precision: bool = field(False, "compute in float16, keep weights in float32")
+    jit_compile: bool = field(False, "compile the step with XLA")
+    deterministic: bool = field(False, "ask TensorFlow for the same bits in every run; slower")
+
+
 def operational_names(settings):
     """Names of the settings that do not change what a run computes."""
     return {f.name for f in dataclasses.fields(settings) if f.metadata.get("operational")}

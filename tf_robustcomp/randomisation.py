@@ -10,7 +10,7 @@ NUM_CLASSES = 10
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassifierSettings:
+class ClassifierSettings(flags.DeviceSettings):
     """Flags of every entry point that trains a classifier."""
 
     dataset: str = flags.field(
@@ -31,10 +31,6 @@ class ClassifierSettings:
     batch_size: int = flags.field(128, "records in a batch", minimum=1)
     log_steps: int = flags.field(100, "steps between rows of metrics.csv", minimum=1)
     checkpoint_steps: int = flags.field(1000, "steps between checkpoints", operational=True, minimum=1)
-    strategy: str = flags.field("none", "`mirrored`: all GPUs of this machine", choices=("none", "mirrored"))
-    mixed_precision: bool = flags.field(False, "compute in float16, keep weights in float32")
-    jit_compile: bool = flags.field(False, "compile the step with XLA")
-    deterministic: bool = flags.field(False, "ask TensorFlow for the same bits in every run; slower")
 
 
 def percent(proportion):
@@ -70,19 +66,6 @@ def labelled_records(settings, source, split):
     return images, noisy, labels
 
 
-def prepare_backend(settings):
-    """Set precision and determinism for the process; gives the strategy's scope."""
-    import keras
-
-    from tf_robustcomp import backend
-
-    keras.backend.clear_session()
-    keras.config.set_dtype_policy("mixed_float16" if settings.mixed_precision else "float32")
-    if settings.deterministic:
-        backend.make_deterministic()
-    return backend.strategy_scope(settings.strategy)
-
-
 def compile_classifier(model, optimizer, settings):
     """Compile with the loss and the metric that every run reports."""
     import keras
@@ -97,7 +80,7 @@ def compile_classifier(model, optimizer, settings):
 
 
 def train_classifier(command, settings, build, describe=None):
-    """Train in the settings' run directory, from its checkpoint where there is one.
+    """Train a classifier in the settings' run directory, from its checkpoint where there is one.
 
     Args:
         command: name of the entry point.
@@ -106,32 +89,21 @@ def train_classifier(command, settings, build, describe=None):
         describe: see `training.train`.
     """
     flags.import_backend_quietly()
-    with runs.open_run(settings.train_dir, command, settings) as run:
-        if run.finished:
-            print(f"{run.path}: has finished ({settings.max_steps} steps); delete it to train again")
-            return
-        images, labels, _ = labelled_records(settings, settings.dataset, "train")
-        run.begin()
-        with prepare_backend(settings):
-            from tf_robustcomp import training
-            from tf_robustcomp.datasets.batches import scaled, training_batches
+    from tf_robustcomp import training
+    from tf_robustcomp.datasets.batches import scaled, training_batches
 
-            model, progress = run.resume(runs.load_model) or (build(images.shape[1:]), runs.Progress())
-            print(f"{run.path}: {len(labels)} records, step {progress.step} of {settings.max_steps}", flush=True)
-            batches = training_batches(
-                (images, labels), settings.batch_size, settings.order_seed, progress.step, prepare=scaled
-            )
-            training.train(
-                run,
-                model,
-                progress,
-                batches,
-                settings.max_steps,
-                settings.log_steps,
-                settings.checkpoint_steps,
-                describe,
-            )
-    print(f"{run.path}: trained; `eval` with the same flags evaluates it")
+    def batches_from(data, step):
+        return training_batches(data, settings.batch_size, settings.order_seed, step, prepare=scaled)
+
+    training.train_run(
+        command,
+        settings,
+        load=lambda: labelled_records(settings, settings.dataset, "train")[:2],
+        build=lambda data: build(data[0].shape[1:]),
+        batches_from=batches_from,
+        max_steps=settings.max_steps,
+        describe=describe,
+    )
 
 
 def evaluate_classifier(command, settings, given, describe=None):

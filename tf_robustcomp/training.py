@@ -15,10 +15,38 @@ from keras import ops
 from tensorboard.summary import Writer
 from tqdm import tqdm
 
-from tf_robustcomp import files
+from tf_robustcomp import backend, files, runs
 from tf_robustcomp.errors import RunError
 from tf_robustcomp.flags import Interrupted
 from tf_robustcomp.runs import Progress
+
+
+def train_run(command, settings, load, build, batches_from, max_steps=None, describe=None):
+    """Train in the settings' run directory, from its checkpoint where there is one.
+
+    Args:
+        command: name of the entry point.
+        settings: dataclass with ``train_dir``, ``log_steps``, ``checkpoint_steps`` and the fields of
+            `backend.DeviceSettings`.
+        load: function that gives the training data, a tuple of arrays of one length.
+        build: function of the data that gives the compiled model a new run starts with.
+        batches_from: function of the data and a step that gives endless batches from that step on.
+        max_steps: step at which training ends, or a function of the data.
+        describe: see `train`.
+    """
+    with runs.open_run(settings.train_dir, command, settings) as run:
+        if run.finished:
+            print(f"{run.path}: has finished; delete it to train again")
+            return
+        data = load()
+        run.begin()
+        steps = max_steps(data) if callable(max_steps) else max_steps
+        with backend.configured(settings):
+            model, progress = run.resume(runs.load_model) or (build(data), Progress())
+            print(f"{run.path}: {len(data[0])} images, step {progress.step} of {steps}", flush=True)
+            batches = batches_from(data, progress.step)
+            train(run, model, progress, batches, steps, settings.log_steps, settings.checkpoint_steps, describe)
+    print(f"{run.path}: trained; `eval` with the same flags evaluates it", flush=True)
 
 
 def train(run, model, progress, batches, max_steps, log_steps, checkpoint_steps, describe=None):
@@ -73,11 +101,12 @@ class _Keeper(keras.callbacks.Callback):
             for variable, value in zip(self.model.metrics_variables, self.carried, strict=True):
                 variable.assign(variable + ops.convert_to_tensor(np.asarray(value, variable.dtype)))
             self.carried = ()
-            logs = self.model.get_metrics_result()
+            results = self.model.get_metrics_result()
+            logs = {name: results[name] for name in logs}
         self._check_finite(logs)
         last = self.step == self.max_steps
         if self.step % self.log_steps == 0 or last:
-            self._write_row()
+            self._write_row(logs)
         if self.step % self.checkpoint_steps == 0 and not last:
             self._save()
         self.meter.advance(self.step)
@@ -99,8 +128,8 @@ class _Keeper(keras.callbacks.Callback):
             + "Train in another directory with a smaller learning rate"
         )
 
-    def _write_row(self):
-        row = {name: float(value) for name, value in self.model.get_metrics_result().items()}
+    def _write_row(self, logs):
+        row = {name: float(value) for name, value in logs.items()}
         row |= self.describe(self.model)
         self.table.add(self.step, row)
         self.meter.show(self.step, row)

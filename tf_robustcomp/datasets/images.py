@@ -11,6 +11,7 @@ from tf_robustcomp.errors import DataError
 SOURCES = ("mnist", "digits")
 DIGITS_TRAINING = 1497  # of 1,797; the last 300 are the test set
 NPZ_NAMES = ("x_train", "y_train", "x_test", "y_test")
+RESIZE_BATCH = 4096
 DEFLATE_LIMIT = 1100  # no deflated member unpacks to more than this many times its size
 
 
@@ -49,6 +50,25 @@ def load_images(source):
     if not str(source).endswith(".npz"):
         raise DataError(f"{source}: not a source of images; use mnist, digits or a .npz file")
     return _checked(source, read_npz(source, NPZ_NAMES))
+
+
+def resized(images, side):
+    """Bytes (n, h, w, c) as float32 in [0, 1] of (n, side, side, c): bilinear, antialiased.
+
+    Args:
+        images: uint8.
+        side: pixels; images of that size are only scaled.
+    """
+    from keras import ops
+
+    if images.shape[1:3] == (side, side):
+        return images.astype(np.float32) / 255
+    parts = []
+    for first in range(0, len(images), RESIZE_BATCH):
+        part = images[first : first + RESIZE_BATCH].astype(np.float32) / 255
+        part = ops.image.resize(part, (side, side), "bilinear", antialias=True, data_format="channels_last")
+        parts.append(ops.convert_to_numpy(part))
+    return np.clip(np.concatenate(parts), 0, 1)
 
 
 def read_npz(path, names):

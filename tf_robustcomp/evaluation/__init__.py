@@ -1,0 +1,1 @@
+"""Evaluation: compressors in and out of the distribution they were trained on."""

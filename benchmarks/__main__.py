@@ -1,0 +1,45 @@
+"""Speed, as ratios measured side by side in one run: `make bench`.
+
+Prints one table and writes benchmarks/results.json with the machine and the versions.
+"""
+
+import importlib
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+MODULES = ("pruning_step", "input_pipeline", "start")
+
+
+def main():
+    rows = []
+    for name in sys.argv[1:] or MODULES:
+        print(f"{name} ...", flush=True)
+        rows += importlib.import_module(f"benchmarks.{name}").measure()
+    width = max(len(row["what"]) for row in rows)
+    for row in rows:
+        goal = f"   goal {row['goal']}" if row.get("goal") else ""
+        print(f"{row['what']:<{width}}  {row['value']:>10.4g} {row['unit']}{goal}")
+    import keras
+
+    machine = {"cpus": os.cpu_count(), "processor": _processor(), "python": platform.python_version()}
+    machine |= {"keras": keras.__version__, "backend": keras.backend.backend()}
+    if len(sys.argv) == 1:
+        path = Path(__file__).with_name("results.json")
+        path.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")
+        print(path)
+
+
+def _processor():
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+main()

@@ -1,0 +1,94 @@
+"""The Wasserstein ball against calculations by hand."""
+
+import numpy as np
+import pytest
+from keras import ops
+
+from tf_robustcomp.adversaries import AttackResult, WassersteinBall
+
+rng = np.random.default_rng(3)
+MIXING = rng.normal(size=(4, 4)).astype("float32")
+IMAGES = rng.uniform(size=(6, 2, 2, 1)).astype("float32")
+
+
+def toy(images):
+    """A small smooth model: y = tanh(x A), on four pixels."""
+    flat = ops.reshape(images, (-1, 4))
+    return ops.reshape(ops.tanh(ops.matmul(flat, ops.convert_to_tensor(MIXING))), (-1, 2, 2, 1))
+
+
+def objective_by_hand(x, clean, gamma):
+    """Objective and gradient in NumPy, for rows of four pixels, in double precision."""
+    y = np.tanh(x @ MIXING)
+    error = x - y
+    value = (error**2).sum(1) - gamma * ((x - clean) ** 2).sum(1)
+    gradient = 2 * error - (2 * error * (1 - y**2)) @ MIXING.T - 2 * gamma * (x - clean)
+    return value, gradient
+
+
+@pytest.mark.parametrize("gamma", [0.7, 1.3])
+def test_fifteen_steps_equal_a_calculation_step_by_step(gamma):
+    clean = IMAGES.reshape(-1, 4).astype("float64")
+    x = clean
+    for i in range(1, 16):
+        x = np.clip(x + objective_by_hand(x, clean, gamma)[1] / np.sqrt(i), 0, 1)
+    worse = objective_by_hand(x, clean, gamma)[0] > objective_by_hand(clean, clean, gamma)[0]
+    assert worse.sum() >= 3  # the guard must not hide the steps
+    x = np.where(worse[:, None], x, clean)
+    result = WassersteinBall(gamma, 15).attack(toy, IMAGES)
+    np.testing.assert_allclose(ops.convert_to_numpy(result.x).reshape(-1, 4), x, atol=2e-5)
+    expected = objective_by_hand(x, clean, gamma)[0]
+    np.testing.assert_allclose(ops.convert_to_numpy(result.objective), expected, atol=1e-4)
+    assert int(result.evaluations) == 15
+
+
+def test_the_adaptive_method_reaches_the_maximum_of_a_concave_objective():
+    """f = 0: the objective sum x^2 - gamma |x - x0|^2 has its maximum at x0 gamma / (gamma - 1), clipped."""
+    result = WassersteinBall(4.0, 60, method="adaptive").attack(lambda x: 0 * x, IMAGES)
+    np.testing.assert_allclose(ops.convert_to_numpy(result.x), np.clip(IMAGES * 4 / 3, 0, 1), atol=1e-2)
+    assert int(result.evaluations) < 60  # it stopped by itself
+    assert float(result.gain) < 1e-3
+
+
+def test_the_adaptive_method_beats_the_steps_of_the_paper_on_a_rough_objective():
+    def stairs(x):
+        return ops.round(4.0 * x) / 4.0 + 0.3 * toy(x)
+
+    paper = WassersteinBall(1.5, 15).attack(stairs, IMAGES)
+    adaptive = WassersteinBall(1.5, 30, method="adaptive").attack(stairs, IMAGES)
+    assert float(ops.mean(adaptive.objective)) > 1.02 * float(ops.mean(paper.objective))
+
+
+def test_more_restarts_never_lose():
+    means = [
+        float(ops.mean(WassersteinBall(1.5, 8, method="adaptive", restarts=k).attack(toy, IMAGES).objective))
+        for k in range(3)
+    ]
+    assert means == sorted(means)
+
+
+def test_dual_ascent_moves_gamma_towards_the_wanted_radius():
+    ball = WassersteinBall(rho=2.0, dual_rate=0.1)
+    assert float(ball.gamma) == 1.0
+
+    def measured(radius):
+        values = [ops.zeros(4)] * 9
+        return AttackResult(*values)._replace(radius=ops.full((4,), radius))
+
+    ball.adapt(measured(6.0))  # too far: (6 - 2) / (6 + 2) = 1/2
+    np.testing.assert_allclose(float(ball.gamma), np.exp(0.05), rtol=1e-6)
+    ball.adapt(measured(6.0), weight=0.0)  # a batch that was not attacked
+    np.testing.assert_allclose(float(ball.gamma), np.exp(0.05), rtol=1e-6)
+    ball.adapt(measured(0.0))  # nothing moved: gamma falls as fast as it may
+    np.testing.assert_allclose(float(ball.gamma), np.exp(-0.05), rtol=1e-6)
+
+
+def test_dual_ascent_meets_rho_on_a_toy():
+    """f = 0, far from the borders: ||x' - x||^2 = ||x||^2 / (gamma - 1)^2, so gamma is known."""
+    images = np.full((4, 4, 4, 1), 0.1, "float32")
+    ball = WassersteinBall(rho=0.04, steps=60, dual_rate=0.2, method="adaptive", restarts=0)
+    for _ in range(40):
+        result = ball.attack(lambda x: 0 * x, images)
+        ball.adapt(result)
+    np.testing.assert_allclose(float(ops.mean(result.radius)), 0.04, rtol=0.05)
+    np.testing.assert_allclose(float(ball.gamma), 1 + np.sqrt(0.16 / 0.04), rtol=0.05)

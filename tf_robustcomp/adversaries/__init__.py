@@ -1,0 +1,21 @@
+"""Adversaries: the inner maximisation of min-max training, and of the evaluation of the worst case."""
+
+from tf_robustcomp.adversaries.base import Adversary, AttackResult, Proposal, check_images, distortion, get
+from tf_robustcomp.adversaries.lp_ball import L2Ball, LinfBall
+from tf_robustcomp.adversaries.rotation import RotationRandom, RotationSearch, rotate
+from tf_robustcomp.adversaries.wasserstein import WassersteinBall
+
+__all__ = [
+    "Adversary",
+    "AttackResult",
+    "L2Ball",
+    "LinfBall",
+    "Proposal",
+    "RotationRandom",
+    "RotationSearch",
+    "WassersteinBall",
+    "check_images",
+    "distortion",
+    "get",
+    "rotate",
+]
