@@ -82,7 +82,18 @@ def test_signals_end_with_their_exit_code(number, capsys):
     assert "run the same command again" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("module", ["train_resnet_random", "prune_resnet_dns", "run", "plot_summary", "demo"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "train_resnet_random",
+        "prune_resnet_dns",
+        "run",
+        "plot_summary",
+        "demo",
+        "train_compressor",
+        "plot_reconstructions",
+    ],
+)
 def test_help_lists_every_flag_without_loading_keras(module):
     code = (
         "import runpy, sys\n"

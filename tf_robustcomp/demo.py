@@ -11,7 +11,7 @@ import json
 import sys
 from pathlib import Path
 
-from tf_robustcomp import files, flags, plot_summary, run, runs, train_compressor
+from tf_robustcomp import flags, plot_reconstructions, plot_summary, run, train_compressor
 
 COMMAND = "demo"
 PRUNING_STEPS = 300
@@ -72,7 +72,9 @@ def data_half(folder):
         train_compressor.train(settings)
         train_compressor.evaluate(settings, given)
     _print_distortions(folder)
-    draw_reconstructions(folder / "reconstructions.png", folder)
+    models = tuple(str(folder / name) for name in COMPRESSORS)
+    output = str(folder / "reconstructions.png")
+    plot_reconstructions.command(plot_reconstructions.Settings(models=models, data="digits", output=output))
 
 
 def _print_distortions(folder):
@@ -84,48 +86,6 @@ def _print_distortions(folder):
             f"{name:<20} {entry['clean']:>7.2f} {entry['noisy']:>7.2f} {entry['rotated']:>8.2f}  "
             f"{worst['rho']:>20.1f}, {worst['distortion']:.1f}"
         )
-
-
-def draw_reconstructions(path, folder, source="digits", count=5):
-    """Draw originals and both compressors' reconstructions of clean, rotated and worst-case test images.
-
-    Args:
-        path: of the PNG.
-        folder: with the runs ``standard`` and ``robust``.
-        source: of the test images.
-        count: images of each kind.  The worst cases are those of the standard compressor, at gamma 1.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import numpy as np
-    from keras import ops
-    from matplotlib import pyplot as plt
-
-    from tf_robustcomp.adversaries import WassersteinBall
-    from tf_robustcomp.datasets.images import load_images, resized
-    from tf_robustcomp.evaluation.distortions import rotated
-
-    models = {name: runs.Run(folder / name).load_model() for name in COMPRESSORS}
-    clean = resized(load_images(source).x_test[:count], models["standard"].image_shape[0])
-    worst = WassersteinBall(gamma=1.0, steps=60, method="adaptive")(models["standard"], clean)
-    images = np.concatenate([clean, rotated(clean), ops.convert_to_numpy(worst)])
-    rows = {"original": images} | {name: ops.convert_to_numpy(model(images)) for name, model in models.items()}
-    figure, axes = plt.subplots(3, 3 * count, figsize=(0.8 * 3 * count, 3), layout="constrained")
-    for axis_row, (name, pictures) in zip(axes, rows.items(), strict=True):
-        for axis, picture, original in zip(axis_row, pictures, images, strict=True):
-            axis.imshow(picture[..., 0], cmap="gray", vmin=0, vmax=1)
-            axis.set(xticks=[], yticks=[])
-            if name != "original":
-                axis.set_xlabel(f"{np.sum((picture - original) ** 2):.0f}", fontsize=7, labelpad=1)
-        axis_row[0].set_ylabel(name, fontsize=9)
-    for first, title in zip(range(0, 3 * count, count), ("clean", "rotated", "worst case"), strict=True):
-        axes[0, first + count // 2].set_title(title, fontsize=10)
-    figure.suptitle("below each reconstruction: its distortion, the sum of squared errors", fontsize=8)
-    with files.replacing(path) as temporary:
-        figure.savefig(temporary, dpi=150)
-    plt.close(figure)
-    print(path)
 
 
 def command(settings):

@@ -146,20 +146,19 @@ def test_config_makes_the_round_trip(case):
 
 
 class Nonsense(Adversary):
-    """Proposes what no adversary may: values outside [0, 1], and worse than nothing for the second image."""
+    """Proposes what no adversary may: a value outside [0, 1], no number at all, and an image better than the clean."""
 
     def propose(self, objective, x, step):
-        wild = ops.concatenate([x[:1] + 7.0, ops.zeros_like(x[1:]) + np.float32(np.nan)])
-        return Proposal(wild)
+        return Proposal(ops.concatenate([x[:1] + 7.0, x[1:2] * np.float32(np.nan), x[2:] - 0.1]))
 
 
 def test_the_base_class_repairs_a_bad_method():
-    x = np.full((2, 4, 4, 1), 0.5, "float32")
+    x = np.full((3, 4, 4, 1), 0.5, "float32")
     result = Nonsense().attack(lambda images: 0.0 * images + 0.4, x)
     images = ops.convert_to_numpy(result.x)
     np.testing.assert_array_equal(images[0], np.ones((4, 4, 1)))
-    np.testing.assert_array_equal(images[1], x[1])
-    np.testing.assert_allclose(ops.convert_to_numpy(result.objective), [16 * 0.36, 16 * 0.01], rtol=1e-5)
+    np.testing.assert_array_equal(images[1:], x[1:])
+    np.testing.assert_allclose(ops.convert_to_numpy(result.objective), [16 * 0.36, 16 * 0.01, 16 * 0.01], rtol=1e-5)
 
 
 def test_later_weights_are_seen_by_an_attack_that_was_traced_before():

@@ -36,11 +36,7 @@ def test_refinement_begins_clean_and_then_tosses_a_coin_that_depends_on_the_seed
     def attacked(seed, warmup_steps):
         model = SuccessiveRefinement((1, 2), **SMALL)
         model.compile("adam", adversary=LinfBall(0.02, steps=1), warmup_steps=warmup_steps, seed=seed)
-        tosses = []
-        for step in range(40):
-            model.optimizer.iterations.assign(step)
-            tosses.append(int(model.training_batch(ops.convert_to_tensor(bars(1)))[0][1]) == 2)
-        return tosses
+        return [bool(model.attacks_at(step)) for step in range(40)]
 
     tosses = attacked(seed=0, warmup_steps=15)
     assert not any(tosses[:15])

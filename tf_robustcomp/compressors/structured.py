@@ -87,11 +87,14 @@ class SuccessiveRefinement(_TwoStages):
 
     def training_batch(self, images):
         """Worst case for stage 2 or clean images for stage 1, by the coin."""
-        step = read(self.optimizer.iterations)
-        drawn = keras.random.uniform((), seed=step_seed("coin", self.seed, step)) < self.share
-        attacked = ops.logical_and(drawn, step >= self.warmup_steps)
+        attacked = self.attacks_at(read(self.optimizer.iterations))
         worst = self.worst_case(images, attacked, stage=2).x
         return (worst, 1 + ops.cast(attacked, "int32")), worst
+
+    def attacks_at(self, step):
+        """Whether the batch of a training step, int or integer tensor, is attacked: scalar bool tensor."""
+        drawn = keras.random.uniform((), seed=step_seed("coin", self.seed, step)) < self.share
+        return ops.logical_and(drawn, step >= self.warmup_steps)
 
     def unattacked_share(self, inputs):
         """1 where the batch went through decoder 1."""
