@@ -14,7 +14,7 @@ test: .venv/.test
 
 test-backends: .venv/.backends
 	for backend in jax torch; do \
-	  KERAS_BACKEND=$$backend $(BIN)/python -m pytest -m "not tensorflow_only" || exit 1; \
+	  OMP_NUM_THREADS=1 KERAS_BACKEND=$$backend $(BIN)/python -m pytest -m "not tensorflow_only" || exit 1; \
 	done
 
 lint: .venv/.test
