@@ -13,6 +13,18 @@ _MODULES = {
     "classifiers": ("resnet_v2",),
     "datasets.random_labels": ("random_labels",),
     "errors": ("DataError", "Error", "InvalidArgument", "RunError"),
+    "evaluation": (
+        "DualEstimate",
+        "RateAllocation",
+        "ShiftCurve",
+        "WorstCaseCurve",
+        "dual_estimate",
+        "lp_curve",
+        "noise_curve",
+        "rate_allocation",
+        "rotation_curve",
+        "worst_case_curve",
+    ),
     "sparsity": (
         "DNS",
         "ConstantSparsity",

@@ -123,7 +123,7 @@ def evaluate(settings, given):
     settings = dataclasses.replace(settings, **changes)
     images = _images(settings, "x_test", None)
     model = run.load_model()
-    results = summary(model, images, settings.eval_gamma, attack_images=settings.eval_images)
+    results = summary(model, images, settings.eval_gamma, attack_images=settings.eval_images, progress=True)
     path = run.path / "eval_test.json"
     files.write_json(path, {"data": settings.data, "images": len(images), "gamma": settings.eval_gamma, **results})
     for stage, entry in results.items():

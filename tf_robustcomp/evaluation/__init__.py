@@ -1,1 +1,19 @@
 """Evaluation: compressors in and out of the distribution they were trained on."""
+
+from tf_robustcomp.evaluation.dual import DualEstimate, dual_estimate
+from tf_robustcomp.evaluation.rates import RateAllocation, rate_allocation
+from tf_robustcomp.evaluation.shifts import ShiftCurve, lp_curve, noise_curve, rotation_curve
+from tf_robustcomp.evaluation.worst_case import WorstCaseCurve, worst_case_curve
+
+__all__ = [
+    "DualEstimate",
+    "RateAllocation",
+    "ShiftCurve",
+    "WorstCaseCurve",
+    "dual_estimate",
+    "lp_curve",
+    "noise_curve",
+    "rate_allocation",
+    "rotation_curve",
+    "worst_case_curve",
+]

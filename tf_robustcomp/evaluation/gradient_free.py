@@ -1,0 +1,57 @@
+"""A search without gradients for worse images: the check on attacks that trust the quantiser's surrogate gradient."""
+
+import numpy as np
+
+from tf_robustcomp.evaluation import subjects
+
+ROUNDS = 100
+GROWTH = 1.5  # of the step after a success; one success in five keeps it (Rechenberg 1973)
+FIRST_STEP = 0.3  # 2-norm of the first change
+
+
+def search_gain(model, stage, clean, attacked, gamma, rounds=ROUNDS, seed=0):
+    """Share by which a (1+1) evolution strategy raises sum of d(x', f(x')) - gamma ||x' - x||^2 above its start.
+
+    Each image has a step size of its own, adapted by the one-fifth rule.  Changes are Gaussian, on the whole image or
+    on a random block of it.
+
+    Args:
+        model: model.
+        stage: of its code.
+        clean: images (n, h, w, c) in [0, 1].
+        attacked: where the search starts, the same shape.
+        gamma: price > 0.
+        rounds: evaluations of each image.
+        seed: int.
+
+    Returns:
+        float >= 0; 0 where nothing worse was found.
+    """
+    rng = np.random.default_rng(seed)
+    measure = subjects.measurer(model, stage)
+
+    def objective(images):
+        return measure(images)[1] - gamma * np.sum((images - clean) ** 2, axis=(1, 2, 3), dtype="float64")
+
+    best = attacked.astype("float32")
+    first = reached = objective(best)
+    step = np.full(len(best), FIRST_STEP)
+    for _ in range(rounds):
+        direction = rng.normal(size=best.shape) * _blocks(rng, best.shape)
+        direction /= np.sqrt(np.sum(direction**2, axis=(1, 2, 3), keepdims=True)) + 1e-12
+        tried = np.clip(best + step[:, None, None, None] * direction, 0, 1).astype("float32")
+        value = objective(tried)
+        better = value > reached
+        best[better], reached = tried[better], np.where(better, value, reached)
+        step *= np.where(better, GROWTH, GROWTH**-0.25)
+    return float((reached - first).sum() / max(abs(first.sum()), 1e-12))
+
+
+def _blocks(rng, shape):
+    """Masks (n, h, w, 1): the whole image or a random rectangle of it."""
+    count, height, width, _ = shape
+    masks = np.zeros((count, height, width, 1), "float32")
+    for mask in masks:
+        top, left = rng.integers(height), rng.integers(width)
+        mask[top : top + rng.integers(1, height + 1), left : left + rng.integers(1, width + 1)] = 1
+    return np.where(rng.random((count, 1, 1, 1)) < 0.5, 1, masks)

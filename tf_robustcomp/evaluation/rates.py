@@ -1,0 +1,96 @@
+"""How the stages of codes share the bits, and what each share buys."""
+
+import dataclasses
+
+from tf_robustcomp.evaluation import figures, subjects
+from tf_robustcomp.evaluation.results import Results, Row
+
+
+@dataclasses.dataclass(frozen=True)
+class RatePoint(Row):
+    """Rate of the code up to one stage.
+
+    Attributes:
+        latents: of the code up to this stage.
+        rate_bits: bits per image of the code up to this stage.
+        share: of the whole code's bits.
+        distortion: mean distortion of the images given, nan without any.
+        distortion_error: its standard error.
+        images: how many.
+    """
+
+    latents: int
+    rate_bits: float
+    share: float
+    distortion: float
+    distortion_error: float
+    images: int
+
+
+@dataclasses.dataclass(frozen=True)
+class RateAllocation(Results):
+    """Distortion against rate for every stage of every model."""
+
+    row_type = RatePoint
+
+    def draw(self, axes):
+        """Distortion against rate, or without images the bits of the stages as bars."""
+        models = figures.models_in(self.rows)
+        for number, model in enumerate(models):
+            rows = [row for row in self.rows if row.model == model]
+            rate = [row.rate_bits for row in rows]
+            if rows[0].images:
+                axes.errorbar(
+                    rate,
+                    [row.distortion for row in rows],
+                    [row.distortion_error for row in rows],
+                    marker="o",
+                    color=f"C{number % 10}",
+                    label=model,
+                )
+                continue
+            for row in reversed(rows):  # the first stage's bar in front
+                axes.barh(number, row.rate_bits, color=f"C{number % 10}", alpha=1 if row.stage == 1 else 0.5)
+        if self.rows and self.rows[0].images:
+            axes.set(ylabel="distortion (sum of squared errors)", ylim=(0, None))
+            axes.legend()
+        else:
+            axes.set_yticks(range(len(models)), models)
+        axes.set(xlabel="rate, bits per image")
+
+
+def rate_allocation(models, images=None, progress=False):
+    """Latents and bits of each stage's code and, where images are given, its distortion on them.
+
+    Args:
+        models: compressors, as in `worst_case_curve`.
+        images: (n, h, w, c) in [0, 1], or None.
+        progress: whether to show a progress bar.
+
+    Returns:
+        RateAllocation
+    """
+    models = subjects.labelled(models)
+    if images is not None:
+        images = subjects.checked_images(models, images)
+    rows = []
+    for start, model, stage, bar in subjects.each_stage(models, 1, progress, "rates"):
+        mean, error, count = float("nan"), float("nan"), 0
+        if images is not None:
+            _, distortion = subjects.measurer(model, stage)(images)
+            mean, error = float(distortion.mean(dtype="float64")), subjects.standard_error(distortion)
+            count = len(images)
+        bits = model.stage_rate(stage)
+        rows.append(
+            RatePoint(
+                **start,
+                latents=model.stage_width(stage),
+                rate_bits=bits,
+                share=bits / model.rate,
+                distortion=mean,
+                distortion_error=error,
+                images=count,
+            )
+        )
+        bar.update()
+    return RateAllocation(tuple(rows))
