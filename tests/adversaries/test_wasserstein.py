@@ -5,6 +5,8 @@ import pytest
 from keras import ops
 
 from tf_robustcomp.adversaries import AttackResult, WassersteinBall
+from tf_robustcomp.compressors import Compressor
+from tf_robustcomp.errors import InvalidArgument
 
 rng = np.random.default_rng(3)
 MIXING = rng.normal(size=(4, 4)).astype("float32")
@@ -92,3 +94,20 @@ def test_dual_ascent_meets_rho_on_a_toy():
         ball.adapt(result)
     np.testing.assert_allclose(float(ops.mean(result.radius)), 0.04, rtol=0.05)
     np.testing.assert_allclose(float(ball.gamma), 1 + np.sqrt(0.16 / 0.04), rtol=0.05)
+
+
+def test_a_new_price_is_used_without_a_new_trace(rng):
+    model = Compressor(2, levels=4, width=2, image_shape=(16, 16, 1))
+    images = rng.random((3, 16, 16, 1)).astype("float32")
+    adversary = WassersteinBall(gamma=3.0, steps=3)
+    adversary.attack(model, images)
+    traced = dict(adversary._attacks[model])
+    adversary.gamma = 0.5
+    result = adversary.attack(model, images)
+    expected = WassersteinBall(gamma=0.5, steps=3).attack(model, images)
+    np.testing.assert_array_equal(result.x, expected.x)
+    assert adversary._attacks[model] == traced and adversary.get_config()["gamma"] == 0.5
+    with pytest.raises(InvalidArgument, match="gamma must be > 0"):
+        adversary.gamma = 0
+    with pytest.raises(InvalidArgument, match="tuned to rho"):
+        WassersteinBall(rho=1.0).gamma = 2.0

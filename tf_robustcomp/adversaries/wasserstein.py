@@ -14,7 +14,7 @@ from tf_robustcomp.adversaries.base import (
     per_image,
     step_seed,
 )
-from tf_robustcomp.backend import value_and_input_gradient
+from tf_robustcomp.backend import read, value_and_input_gradient
 from tf_robustcomp.errors import InvalidArgument
 
 WINDOW = 5  # the adaptive method stops when this many steps together ...
@@ -60,15 +60,25 @@ class WassersteinBall(Adversary):
         self._gamma = None if gamma is None else check_positive("gamma", gamma)
         self.method = method
         self.seed = seed
-        if rho is not None:
+        if rho is None:
+            # A variable, so that another price needs no new trace; no part of a model's state, since it is no result.
+            self._price = keras.Variable(self._gamma, trainable=False, dtype="float32", name="gamma")
+        else:
             self._log_gamma = keras.Variable(
                 0.0, trainable=False, dtype="float32", name="log_gamma", aggregation="mean"
             )
 
     @property
     def gamma(self):
-        """The price now in use: a float, or with ``rho`` a tensor that training moves."""
+        """The price now in use: a float that may be set, or with ``rho`` a tensor that training moves."""
         return ops.exp(self._log_gamma) if self._gamma is None else self._gamma
+
+    @gamma.setter
+    def gamma(self, gamma):
+        if self.rho is not None:
+            raise InvalidArgument(f"gamma is tuned to rho and cannot be set. Received: gamma={gamma}")
+        self._gamma = check_positive("gamma", gamma)
+        self._price.assign(self._gamma)
 
     @property
     def variables(self):
@@ -77,7 +87,11 @@ class WassersteinBall(Adversary):
 
     def penalty(self, candidate, x):
         """gamma ||x' - x||^2."""
-        return self.gamma * distortion(candidate, x)
+        price = ops.exp(self._log_gamma) if self._gamma is None else read(self._price)
+        return price * distortion(candidate, x)
+
+    def _state(self, model):
+        return super()._state(model) + ([] if self._gamma is None else [self._price])
 
     def propose(self, objective, x, step):
         """Climb from the clean images."""

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -104,12 +105,20 @@ class Results:
 
     @classmethod
     def from_records(cls, records):
-        """Rows from dicts of column -> value, as ``to_records`` gives them."""
-        return cls(tuple(cls.row_type(**record) for record in records))
+        """Rows from dicts of column -> value, as ``to_records`` gives them.
+
+        Raises:
+            DataError: a record lacks a column, has another one or a value of another type.
+        """
+        types: dict[str, Any] = {f.name: f.type for f in dataclasses.fields(cls.row_type)}
+        try:
+            return cls(tuple(cls.row_type(**{k: types[k](v) for k, v in record.items()}) for record in records))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(f"not a record of {cls.__name__} ({error})") from None
 
     def to_records(self):
-        """Rows as dicts of plain values."""
-        return [dataclasses.asdict(row) for row in self.rows]
+        """Rows as dicts of what JSON knows: inf and nan are strings."""
+        return [{name: _plain(value) for name, value in dataclasses.asdict(row).items()} for row in self.rows]
 
     def plot(self, axes=None):
         """Draw into matplotlib axes (new ones by default), and return them."""
@@ -138,3 +147,7 @@ class Results:
 
 def _shown(value):
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _plain(value):
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -128,8 +128,9 @@ def worst_case_curve(
     units = len(gammas) * len(subjects.batches(images))
     for start, model, stage, bar in subjects.each_stage(models, units, progress, "worst case"):
         attacks = []
+        adversary = _adversary(gammas[0], attack, steps, restarts, seed)
         for gamma in gammas:
-            adversary = _adversary(gamma, attack, steps, restarts, seed)
+            adversary.gamma = gamma
             attacks.append(_attack(model, stage, images, adversary, check, seed, bar))
         points += _points(start, gammas, attacks, attack)
     return WorstCaseCurve(tuple(points))

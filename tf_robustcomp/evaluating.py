@@ -1,0 +1,132 @@
+"""What the evaluating entry points share: trained runs in; JSON, CSV, PNG and PDF out; nothing computed twice."""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+from tf_robustcomp import files, flags, runs
+from tf_robustcomp.errors import Error, InvalidArgument
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSettings:
+    """Flags of every entry point that evaluates trained compressors together."""
+
+    models: tuple[str, ...] = flags.field((), "run directories of train_compressor, separated by commas")
+    labels: tuple[str, ...] = flags.field((), "what the figure calls them; default: the directories' names")
+    data: str = flags.field("mnist", "images: mnist, digits, or FILE.npz; its test set is used")
+    images: int = flags.field(0, "the first so many test images only; 0: all", minimum=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Subjects:
+    """What is evaluated: models by label, the digest of each one's file, and the images."""
+
+    models: dict
+    digests: dict
+    images: object
+
+
+def load(settings):
+    """The runs' models and the test images in the models' size.
+
+    Raises:
+        InvalidArgument: no models, labels that do not fit them, or models of several image shapes.
+        RunError: a directory without a model.
+        DataError: images that cannot be read.
+    """
+    if not settings.models:
+        raise InvalidArgument("--models must name at least one run directory. Received: none")
+    labels = settings.labels or tuple(Path(path).resolve().name for path in settings.models)
+    if len(labels) != len(settings.models):
+        raise InvalidArgument(f"--labels must be as many as --models. Received: {len(labels)}, {len(settings.models)}")
+    if len(set(labels)) < len(labels):
+        raise InvalidArgument(f"--labels must differ. Received: {','.join(labels)}")
+    for path in settings.models:
+        _ = runs.Run(path).config  # before the slow import
+    flags.import_backend_quietly()
+    from tf_robustcomp.datasets.images import load_images, resized
+
+    models = {label: runs.Run(path).load_model() for label, path in zip(labels, settings.models, strict=True)}
+    shapes = {label: getattr(model, "image_shape", None) for label, model in models.items()}
+    for label, shape in shapes.items():
+        if shape is None:
+            raise InvalidArgument(f"--models: {label} is not a compressor")
+    if len(set(shapes.values())) > 1:
+        raise InvalidArgument(f"--models must take images of one shape. Received: {shapes}")
+    height, width, _ = next(iter(models.values())).image_shape
+    if height != width:
+        raise InvalidArgument(f"--models must take square images. Received: {height} x {width}")
+    images = resized(load_images(settings.data).x_test[: settings.images or None], height)
+    digests = {label: _digest(path) for label, path in zip(labels, settings.models, strict=True)}
+    return Subjects(models, digests, images)
+
+
+def cached(path, subjects, given, kind, measure):
+    """Results of all models, those of a model taken from ``path`` where neither it, the images nor ``given`` changed.
+
+    Args:
+        path: JSON file, written after each model, so that an interrupted evaluation goes on.
+        subjects: `Subjects`.
+        given: dict of plain values, whatever else the results depend on.
+        kind: class of `evaluation.results.Results`.
+        measure: function of (dict of one label -> model, images) that gives one of ``kind``.
+
+    Returns:
+        Results of ``kind``
+    """
+    known = _read(path)
+    images = hashlib.sha256(subjects.images.tobytes()).hexdigest()
+    entries, joined = {}, kind(())
+    for label, model in subjects.models.items():
+        key = {"model": subjects.digests[label], "images": images, **given}
+        results = _known(known.get(label), key, kind)
+        if results is None:
+            results = measure({label: model}, subjects.images)
+        else:
+            print(f"{path}: {label} is there already, unchanged", flush=True)
+        joined += results
+        entries[label] = {"key": key, "rows": results.to_records()}
+        files.write_json(path, entries | {name: known[name] for name in known if name not in entries})
+    files.write_json(path, entries)
+    return joined
+
+
+def write(results, prefix, title=None):
+    """Write ``prefix.csv``, ``prefix.png`` and ``prefix.pdf``; print the table and the paths."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from tf_robustcomp.evaluation import figures
+
+    results.to_csv(f"{prefix}.csv")
+    axes = results.plot()
+    axes.set_title(title)
+    paths = figures.save(axes.figure, prefix)
+    print(results.table())
+    print("\n".join(map(str, [f"{prefix}.csv", *paths])), flush=True)
+
+
+def _digest(path):
+    run = runs.Run(path)
+    candidates = [run.model_path, *run.checkpoint_paths]
+    return hashlib.sha256(next(p for p in candidates if p.is_file()).read_bytes()).hexdigest()
+
+
+def _read(path):
+    try:
+        known = json.loads(Path(path).read_text())
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _known(entry, key, kind):
+    """Results in an entry of the file, if they are those of this key and whole."""
+    if not isinstance(entry, dict) or entry.get("key") != key:
+        return None
+    try:
+        return kind.from_records(entry["rows"])
+    except (Error, KeyError, TypeError):
+        return None
