@@ -12,7 +12,7 @@ _MODULES = {
     "compressors": ("Compressor", "ResidualCompressor", "RotationAligned", "ScalarQuantizer", "SuccessiveRefinement"),
     "classifiers": ("resnet_v2",),
     "datasets.random_labels": ("random_labels",),
-    "errors": ("DataError", "Error", "InvalidArgument", "RunError"),
+    "errors": ("BitstreamError", "DataError", "Error", "InvalidArgument", "RunError"),
     "evaluation": (
         "DualEstimate",
         "RateAllocation",

@@ -13,5 +13,9 @@ class DataError(Error):
     """A data file is missing, incomplete or damaged."""
 
 
+class BitstreamError(DataError):
+    """A compressed stream is damaged, cut, of another model, or none at all."""
+
+
 class RunError(Error):
     """A run directory is in use, belongs to other settings, or cannot be read."""

@@ -10,7 +10,8 @@ from tf_robustcomp import adversaries
 from tf_robustcomp.adversaries.base import AttackResult, check_at_least, check_images, distortion
 from tf_robustcomp.augmentation import get as augmentation_of
 from tf_robustcomp.backend import PreparedModel, read
-from tf_robustcomp.compressors import networks
+from tf_robustcomp.compressors import bitstream, networks
+from tf_robustcomp.compressors.entropy import EntropyModel
 from tf_robustcomp.compressors.quantizer import ScalarQuantizer
 from tf_robustcomp.errors import InvalidArgument
 
@@ -42,6 +43,7 @@ class BaseCompressor(PreparedModel):
     """
 
     adversary = augmentation = None  # until compile
+    entropy_model = None  # until fit_entropy_model
     compile_settings: tuple[str, ...] = ("adversary", "augmentation", "seed")  # beside those of Keras
 
     def __init__(self, stage_dims, levels=12, width=64, image_shape=(32, 32, 1), sigma=1.0, **kwargs):
@@ -74,7 +76,7 @@ class BaseCompressor(PreparedModel):
 
     def __call__(self, *args, **kwargs):
         """Call the model, as ``call`` says."""
-        self._stage(kwargs.get("stage"))  # here, since Keras wraps what ``call`` raises into a page of its own
+        self.check_stage(kwargs.get("stage"))  # here, since Keras wraps what ``call`` raises into a page of its own
         return super().__call__(*args, **kwargs)
 
     def call(self, inputs, stage=None, training=False):
@@ -85,13 +87,13 @@ class BaseCompressor(PreparedModel):
             stage: int from 1, how much of the code is used; None is all of it.
             training: whether batch norm uses, and moves with, the statistics of the batch.
         """
-        stage = self._stage(stage)
+        stage = self.check_stage(stage)
         latents = self.quantizer(self.latents(inputs, stage, training=training))
         return self.reconstruct(latents, stage, training=training)
 
     def encode(self, images, stage=None):
         """Images (n, h, w, c) -> int32 symbols (n, d of that stage), each 0 to L - 1."""
-        stage = self._stage(stage)
+        stage = self.check_stage(stage)
         images = ops.convert_to_tensor(self._checked(images), "float32")
         return self.quantizer.symbols(self.latents(images, stage))
 
@@ -108,8 +110,49 @@ class BaseCompressor(PreparedModel):
             if symbols.shape[1] not in widths:
                 raise InvalidArgument(f"symbols must have one of {widths} columns. Received: shape {symbols.shape}")
             stage = 1 + widths.index(symbols.shape[1])
-        stage = self._stage(stage)
+        stage = self.check_stage(stage)
         return self.reconstruct(self.quantizer.values(symbols[:, : self.stage_width(stage)]), stage)
+
+    def fit_entropy_model(self, images):
+        """Fit the integer tables of ``compress`` once, on training images (n, h, w, c); they are saved with the model.
+
+        Returns:
+            the model.
+        """
+        symbols = bitstream.encode_all(self, check_images(images, self.image_shape))
+        self.entropy_model = EntropyModel.fit(symbols, self.levels)
+        return self
+
+    def compress(self, images, mode="entropy", max_distortion=None):
+        """Images (n, h, w, c) in [0, 1] -> bytes.
+
+        Args:
+            images: array.
+            mode: "entropy", which needs ``fit_entropy_model``, or "fixed", ceil(n d log2 L) bits of payload for each
+                stage.  A stage whose entropy code would be longer is coded as in fixed mode.
+            max_distortion: float > 0 or None: no image may be further from its decoded form than this sum of squared
+                errors.  Where the learned code is, the encoder looks for a better one (the decoder stays), then takes
+                the next stage, at last it stores the image losslessly.  The bits say which.
+
+        Returns:
+            bytes; those of a structured model decode to stage 1 when cut after it.
+
+        Raises:
+            InvalidArgument: an argument breaks its rule.
+        """
+        return bitstream.compress(self, images, mode, max_distortion)[0]
+
+    def decompress(self, data, stage=None):
+        """Inverse of ``compress``: bytes -> float32 images (n, h, w, c) in [0, 1], equal to ``model(images)``.
+
+        Args:
+            data: bytes.
+            stage: int, how much of the code to use; later parts of the stream are then not even read.
+
+        Raises:
+            BitstreamError: the stream is damaged, cut, too long, of another version or of another model.
+        """
+        return bitstream.decompress(self, data, stage)
 
     @property
     def stages(self):
@@ -132,7 +175,7 @@ class BaseCompressor(PreparedModel):
 
     def stage_rate(self, stage):
         """Bits per image of the code up to a stage."""
-        return self.stage_width(self._stage(stage)) * math.log2(self.levels)
+        return self.stage_width(self.check_stage(stage)) * math.log2(self.levels)
 
     @staticmethod
     def distortion(x, y):
@@ -258,12 +301,17 @@ class BaseCompressor(PreparedModel):
         return super().variables + ([] if self.adversary is None else self.adversary.variables)
 
     def save_own_variables(self, store):
-        """Save the adversary's variables; the networks' are saved with the networks."""
+        """Save the adversary's variables and the entropy model; the networks' are saved with the networks."""
         for variable in [] if self.adversary is None else self.adversary.variables:
             store[f"adversary_{variable.name}"] = variable.numpy()
+        for name, array in self.entropy_model.to_arrays().items() if self.entropy_model else ():
+            store[f"entropy_{name}"] = array
 
     def load_own_variables(self, store):
-        """Load the adversary's variables, if they are there."""
+        """Load the adversary's variables and the entropy model, if they are there."""
+        if "entropy_tables" in store:
+            arrays = (np.asarray(store[f"entropy_{name}"]) for name in ("parents", "tables"))
+            self.entropy_model = EntropyModel.from_arrays(self.levels, *arrays)
         for variable in [] if self.adversary is None else self.adversary.variables:
             if f"adversary_{variable.name}" in store:  # not there when training begins from an ordinary model
                 variable.assign(store[f"adversary_{variable.name}"])
@@ -273,7 +321,8 @@ class BaseCompressor(PreparedModel):
         names = ("levels", "width", "image_shape", "sigma")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
-    def _stage(self, stage):
+    def check_stage(self, stage):
+        """The number of a stage, None being the last; InvalidArgument if there is no such stage."""
         if stage is None:
             return self.stages
         if check_at_least("stage", stage, 1) > self.stages:

@@ -1,0 +1,300 @@
+"""Images to bytes and back, for every compressor: symbols, entropy model, container."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import math
+import zlib
+
+import numpy as np
+from keras import ops
+
+from tf_robustcomp.adversaries.base import check_images
+from tf_robustcomp.compressors import container, radix
+from tf_robustcomp.compressors.container import ENTROPY, FIXED, KINDS, LAYOUT, LOSSLESS, Part
+from tf_robustcomp.compressors.guarantee import choose
+from tf_robustcomp.errors import BitstreamError, InvalidArgument
+
+MODES = ("entropy", "fixed")
+BATCH = 250
+STORED = 0  # the kind of an image that is stored losslessly; other kinds are stages
+INFLATION = 1100  # no deflated data unpacks to more than this many times its size
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What coding images took, in bits for all of them.
+
+    Attributes:
+        images: how many.
+        ideal_bits: cross entropy under the entropy model; for fixed mode n d log2 L.
+        payload_bits: of the parts that hold symbols or images.
+        file_bits: of the whole stream.
+        stored: images stored losslessly.
+        stages: for each stage, how many images are coded up to it.
+    """
+
+    images: int
+    ideal_bits: float
+    payload_bits: int
+    file_bits: int
+    stored: int
+    stages: tuple
+
+    def per_image(self):
+        """The three figures in bits per image, as a dict."""
+        names = ("ideal_bits", "payload_bits", "file_bits")
+        return {name: getattr(self, name) / max(self.images, 1) for name in names}
+
+
+def fingerprint(model):
+    """16 bytes that tell models apart: a hash of architecture, weights and entropy tables, not of names."""
+    config = {key: value for key, value in model.get_config().items() if key not in ("name", "dtype", "trainable")}
+    config |= {"class": type(model).__name__, "dtype": model.dtype_policy.name}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for variable in model.weights:
+        digest.update(np.ascontiguousarray(ops.convert_to_numpy(variable.value)).tobytes())
+    if model.entropy_model is not None:
+        for array in model.entropy_model.to_arrays().values():
+            digest.update(array.tobytes())
+    return digest.digest()[:16]
+
+
+def encode_all(model, images, stage=None):
+    """Symbols (n, d) of images of any number, in NumPy, batch by batch."""
+    parts = [ops.convert_to_numpy(model.encode(part, stage)) for part in _batches(images)]
+    return np.concatenate(parts).astype(np.int32)
+
+
+def decode_all(model, symbols, stage=None):
+    """Images of symbols of any number, in NumPy, batch by batch."""
+    return np.concatenate([ops.convert_to_numpy(model.decode(part, stage)) for part in _batches(symbols)])
+
+
+def compress(model, images, mode="entropy", max_distortion=None, layout=b""):
+    """Bytes of images, and what they cost; see `BaseCompressor.compress`.
+
+    Returns:
+        ``(bytes, Cost)``
+
+    Raises:
+        InvalidArgument: the images or another argument break their rule, or there is no entropy model.
+    """
+    if mode not in MODES:
+        raise InvalidArgument(f"mode must be 'entropy' or 'fixed'. Received: mode={mode!r}")
+    if mode == "entropy" and model.entropy_model is None:
+        raise InvalidArgument("mode 'entropy' needs model.fit_entropy_model(images) first; or use mode 'fixed'")
+    images = check_images(images, model.image_shape)
+    if max_distortion is None:
+        symbols, kinds = encode_all(model, images), np.full(len(images), model.stages, np.uint8)
+    else:
+        symbols, kinds = choose(model, images, max_distortion, encode_all, decode_all)
+    stage_parts, ideal = _stage_parts(model, symbols, kinds, mode)
+    parts = _kind_parts(model, images, kinds) + stage_parts
+    payload = sum(8 * len(part.data) for part in parts if part.coding != FIXED)
+    payload += sum(_fixed_bits(model, part.kind, kinds) for part in parts if part.coding == FIXED)
+    if layout:
+        parts.insert(0, Part(LAYOUT, container.DEFLATE, zlib.compress(layout, 9), zlib.crc32(layout)))
+    data = container.write(fingerprint(model), model.image_shape, len(images), parts)
+    coded = tuple(int(np.sum(kinds >= stage)) for stage in range(1, model.stages + 1))
+    return data, Cost(len(images), ideal, payload, 8 * len(data), int(np.sum(kinds == STORED)), coded)
+
+
+def decompress(model, data, stage=None):
+    """Images of a stream; see `BaseCompressor.decompress`.
+
+    Raises:
+        BitstreamError: says what is wrong with the stream.
+        InvalidArgument: no such stage.
+    """
+    header = container.read_header(bytes(data))
+    if header.fingerprint != fingerprint(model):
+        raise BitstreamError(
+            f"made by another model: the stream's fingerprint is {header.fingerprint.hex()}, this model's "
+            f"{fingerprint(model).hex()}"
+        )
+    if header.image_shape != model.image_shape:
+        raise BitstreamError(f"its images are {header.image_shape}, the model's {model.image_shape}")
+    last = model.stages if stage is None else model.check_stage(stage)
+    if stage is None and len(data) != header.end:
+        what = "truncated" if len(data) < header.end else "trailing bytes"
+        stages = [entry for entry in header.entries if entry.kind < KINDS and entry.start + entry.size <= len(data)]
+        hint = f"; stage={stages[-1].kind} can be decoded from what is there" if stages else ""
+        raise BitstreamError(f"{what}: the stream has {header.end} bytes, {len(data)} are there{hint}")
+    kinds = _read_kinds(data, header, model.stages)
+    _check_parts(header, kinds, model.stages)
+    stored = _read_stored(data, header, int(np.sum(kinds == STORED)))
+    symbols = _read_symbols(model, data, header, kinds, last)
+    images = np.zeros((len(kinds), *model.image_shape), np.float32)
+    for number in range(1, model.stages + 1):
+        rows = np.flatnonzero(np.minimum(kinds, last) == number)
+        if len(rows):
+            images[rows] = decode_all(model, symbols[rows, : model.stage_width(number)], number)
+    images[kinds == STORED] = stored
+    return images
+
+
+def read_layout(data, header):
+    """Bytes that `compress` was given as ``layout``; empty without any."""
+    entry = header.entry(LAYOUT)
+    return b"" if entry is None else _inflate(container.read_part(data, entry), entry)
+
+
+# The parts that say which image is of which kind, and that store images losslessly.
+
+
+def _kind_parts(model, images, kinds):
+    parts = []
+    if not np.all(kinds == model.stages):
+        data = kinds.tobytes()
+        parts.append(Part(KINDS, container.DEFLATE, zlib.compress(data, 9), zlib.crc32(data)))
+    stored = images[kinds == STORED]
+    if len(stored):
+        parts.append(_store(stored))
+    return parts
+
+
+def _read_kinds(data, header, stages):
+    entry = header.entry(KINDS)
+    if entry is None:
+        if header.count > 8 * INFLATION * max(len(data), 1):
+            raise BitstreamError(f"{len(data)} bytes cannot hold {header.count} images")
+        return np.full(header.count, stages, np.uint8)
+    kinds = np.frombuffer(_inflate(container.read_part(data, entry), entry), np.uint8)
+    if len(kinds) != header.count or (len(kinds) and kinds.max() > stages):
+        raise BitstreamError(f"{container.part_name(KINDS)} do not fit {header.count} images of {stages} stages")
+    return kinds
+
+
+def _check_parts(header, kinds, stages):
+    """The parts that these kinds need are in the table, in this order, and no others."""
+    needed = [KINDS] if header.entry(KINDS) is not None else []
+    needed += [LOSSLESS] if np.any(kinds == STORED) else []
+    needed += [stage for stage in range(1, stages + 1) if np.any(kinds >= stage)]
+    if [entry.kind for entry in header.entries if entry.kind != LAYOUT] != needed:
+        raise BitstreamError("its table of parts does not fit its images")
+
+
+def _store(images):
+    """Images losslessly: as a PNG of 8 bits, one below the other, where they are of 8 bits; else deflated floats."""
+    from PIL import Image
+
+    count, height, width, channels = images.shape
+    scaled = np.round(images * 255)
+    if np.array_equal((scaled / 255).astype(np.float32), images):
+        flat = scaled.astype(np.uint8).reshape(count * height, width * channels)
+        file = io.BytesIO()
+        Image.fromarray(flat).save(file, "png", optimize=True)
+        return Part(LOSSLESS, container.PNG, file.getvalue(), zlib.crc32(flat.tobytes()))
+    planes = np.ascontiguousarray(images.astype("<f4").reshape(-1, 1).view(np.uint8).T).tobytes()
+    return Part(LOSSLESS, container.DEFLATE, zlib.compress(planes, 9), zlib.crc32(planes))
+
+
+def _read_stored(data, header, count):
+    entry = header.entry(LOSSLESS)
+    if entry is None:
+        return np.zeros((0, *header.image_shape), np.float32)
+    part = container.read_part(data, entry)
+    pixels = count * math.prod(header.image_shape)
+    if pixels > INFLATION * len(part):
+        raise BitstreamError(f"{len(part)} bytes cannot hold {count} images")
+    if entry.coding == container.PNG:
+        height, width, channels = header.image_shape
+        flat = _read_png(part, (count * height, width * channels))
+        container.check_meaning(entry, flat.tobytes())
+        return (flat.reshape(count, *header.image_shape) / 255).astype(np.float32)
+    planes = np.frombuffer(_inflate(part, entry), np.uint8)
+    if planes.size != 4 * pixels:
+        raise BitstreamError(f"{container.part_name(LOSSLESS)} do not have the size of {count} images")
+    images = np.ascontiguousarray(planes.reshape(4, -1).T).view("<f4").reshape(count, *header.image_shape)
+    return check_stored(images.astype(np.float32))
+
+
+def check_stored(images):
+    """Stored images are finite and in [0, 1], as all that this package compresses."""
+    if images.size and not (np.isfinite(images).all() and images.min() >= 0 and images.max() <= 1):
+        raise BitstreamError("the images stored losslessly do not lie in [0, 1]")
+    return images
+
+
+def _read_png(part, shape):
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(part), formats=["png"]) as picture:
+            if picture.size[::-1] != shape or picture.mode != "L":
+                raise BitstreamError(f"{container.part_name(LOSSLESS)} do not have the size that the header states")
+            return np.asarray(picture)
+    except BitstreamError:
+        raise
+    except Exception:  # Pillow has many
+        raise BitstreamError(f"{container.part_name(LOSSLESS)} cannot be read") from None
+
+
+def _inflate(part, entry):
+    try:
+        unpacker = zlib.decompressobj()
+        meaning = unpacker.decompress(part, INFLATION * max(len(part), 1))
+    except zlib.error:
+        raise BitstreamError(f"{container.part_name(entry.kind)} cannot be unpacked") from None
+    if not unpacker.eof or unpacker.unused_data:
+        raise BitstreamError(f"{container.part_name(entry.kind)} cannot be unpacked")
+    container.check_meaning(entry, meaning)
+    return meaning
+
+
+# The parts that hold symbols: one for each stage, of the images that are coded up to it.
+
+
+def _stage_parts(model, symbols, kinds, mode):
+    parts, ideal, first = [], 0.0, 0
+    for stage in range(1, model.stages + 1):
+        width = model.stage_width(stage)
+        coded = symbols[kinds >= stage][:, :width]
+        if len(coded):
+            own = np.ascontiguousarray(coded[:, first:])
+            coding, data = FIXED, radix.pack(own.ravel(), model.levels)
+            ideal_fixed = own.size * math.log2(model.levels)
+            if mode == "entropy":
+                shorter = model.entropy_model.encode(coded, first)
+                if len(shorter) < len(data):
+                    coding, data = ENTROPY, shorter
+            ideal += model.entropy_model.ideal_bits(coded, first) if coding == ENTROPY else ideal_fixed
+            parts.append(Part(stage, coding, data, zlib.crc32(own.astype("<i4").tobytes())))
+        first = width
+    return parts, ideal
+
+
+def _fixed_bits(model, stage, kinds):
+    own = model.stage_width(stage) - model.stage_width(stage - 1)
+    return radix.size_bits(int(np.sum(kinds >= stage)) * own, model.levels)
+
+
+def _read_symbols(model, data, header, kinds, last):
+    """Symbols (n, d); zeros where an image has none."""
+    parts = [(entry, container.read_part(data, entry)) for entry in header.entries if entry.kind <= last]
+    symbols, first = None, 0
+    for entry, part in parts:
+        width = model.stage_width(entry.kind)
+        rows = np.flatnonzero(kinds >= entry.kind)
+        known = np.zeros((len(rows), 0), np.int32) if symbols is None else symbols[rows, :first]
+        if entry.coding == ENTROPY:
+            if model.entropy_model is None:
+                raise BitstreamError("it needs the entropy model that it was made with")
+            found = model.entropy_model.decode(part, known, width)
+        elif entry.coding == FIXED:
+            own = radix.unpack(part, len(rows) * (width - first), model.levels).reshape(len(rows), width - first)
+            found = np.concatenate([known, own], axis=1)
+        else:
+            raise BitstreamError(f"{container.part_name(entry.kind)} has a coding that stages do not have")
+        container.check_meaning(entry, np.ascontiguousarray(found[:, first:]).astype("<i4").tobytes())
+        if symbols is None:
+            symbols = np.zeros((len(kinds), model.latent_dim), np.int32)
+        symbols[rows, :width] = found
+        first = width
+    return np.zeros((len(kinds), model.latent_dim), np.int32) if symbols is None else symbols
+
+
+def _batches(values):
+    return [values[first : first + BATCH] for first in range(0, len(values), BATCH)]
