@@ -177,6 +177,11 @@ class Run:
         for path in self.checkpoint_paths:
             path.unlink(missing_ok=True)
 
+    def replace_model(self, model):
+        """Write the trained model anew, with something added to it."""
+        with files.replacing(self.model_path) as temporary:
+            model.save(temporary)
+
     def load_model(self, load=None):
         """The trained model, or the newest checkpoint of an unfinished run (and says so).
 

@@ -15,6 +15,7 @@ from tf_robustcomp.errors import InvalidArgument
 
 COMMAND = "train_compressor"
 MODELS = ("standard", "successive_refinement", "residual", "rotation_aligned")
+ENTROPY_IMAGES = 20_000  # to which the tables of `compress` are fitted when training ends
 ADVERSARIES = ("none", "wasserstein", "rotation_search", "rotation_random", "l2", "linf")
 
 
@@ -107,6 +108,7 @@ def train(settings):
             data, settings.batch_size, settings.order_seed, step, prepare=lambda images: images
         ),
         max_steps=steps,
+        complete=lambda model, data: model.fit_entropy_model(data[0][:ENTROPY_IMAGES]),
     )
 
 

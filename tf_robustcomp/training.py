@@ -21,7 +21,7 @@ from tf_robustcomp.flags import Interrupted
 from tf_robustcomp.runs import Progress
 
 
-def train_run(command, settings, load, build, batches_from, max_steps=None, describe=None):
+def train_run(command, settings, load, build, batches_from, max_steps=None, describe=None, complete=None):
     """Train in the settings' run directory, from its checkpoint where there is one.
 
     Args:
@@ -33,6 +33,7 @@ def train_run(command, settings, load, build, batches_from, max_steps=None, desc
         batches_from: function of the data and a step that gives endless batches from that step on.
         max_steps: step at which training ends, or a function of the data.
         describe: see `train`.
+        complete: see `train`; of the model and the data.
     """
     with runs.open_run(settings.train_dir, command, settings) as run:
         if run.finished:
@@ -45,11 +46,21 @@ def train_run(command, settings, load, build, batches_from, max_steps=None, desc
             model, progress = run.resume(runs.load_model) or (build(data), Progress())
             print(f"{run.path}: {len(data[0])} images, step {progress.step} of {steps}", flush=True)
             batches = batches_from(data, progress.step)
-            train(run, model, progress, batches, steps, settings.log_steps, settings.checkpoint_steps, describe)
+            train(
+                run,
+                model,
+                progress,
+                batches,
+                steps,
+                settings.log_steps,
+                settings.checkpoint_steps,
+                describe,
+                complete and (lambda model: complete(model, data)),
+            )
     print(f"{run.path}: trained; `eval` with the same flags evaluates it", flush=True)
 
 
-def train(run, model, progress, batches, max_steps, log_steps, checkpoint_steps, describe=None):
+def train(run, model, progress, batches, max_steps, log_steps, checkpoint_steps, describe=None, complete=None):
     """Train ``model`` from ``progress`` to ``max_steps``, then finish the run.
 
     Args:
@@ -61,6 +72,7 @@ def train(run, model, progress, batches, max_steps, log_steps, checkpoint_steps,
         log_steps: steps between rows of metrics.csv.
         checkpoint_steps: steps between checkpoints.
         describe: function of the model that gives further columns, a dict of floats.
+        complete: function of the trained model, called before it is written for good.
 
     Raises:
         RunError: the loss is not finite; the last checkpoint before it stays.
@@ -75,6 +87,8 @@ def train(run, model, progress, batches, max_steps, log_steps, checkpoint_steps,
                 )
             finally:
                 keeper.close()
+    if complete:
+        complete(model)
     run.finish(model)
 
 

@@ -9,6 +9,7 @@ import zlib
 
 import numpy as np
 from keras import ops
+from tqdm import tqdm
 
 from tf_robustcomp.adversaries.base import check_images
 from tf_robustcomp.compressors import container, radix
@@ -61,19 +62,29 @@ def fingerprint(model):
     return digest.digest()[:16]
 
 
-def encode_all(model, images, stage=None):
+def encode_all(model, images, stage=None, progress=False):
     """Symbols (n, d) of images of any number, in NumPy, batch by batch."""
-    parts = [ops.convert_to_numpy(model.encode(part, stage)) for part in _batches(images)]
+    parts = [ops.convert_to_numpy(model.encode(part, stage)) for part in _batches(images, progress, "encoding")]
     return np.concatenate(parts).astype(np.int32)
 
 
-def decode_all(model, symbols, stage=None):
+def decode_all(model, symbols, stage=None, progress=False):
     """Images of symbols of any number, in NumPy, batch by batch."""
-    return np.concatenate([ops.convert_to_numpy(model.decode(part, stage)) for part in _batches(symbols)])
+    parts = [ops.convert_to_numpy(model.decode(part, stage)) for part in _batches(symbols, progress, "decoding")]
+    return np.concatenate(parts)
 
 
-def compress(model, images, mode="entropy", max_distortion=None, layout=b""):
+def compress(model, images, mode="entropy", max_distortion=None, layout=b"", eight_bits=False, progress=False):
     """Bytes of images, and what they cost; see `BaseCompressor.compress`.
+
+    Args:
+        model: compressor.
+        images: (n, h, w, c) in [0, 1].
+        mode: "entropy" or "fixed".
+        max_distortion: float > 0 or None.
+        layout: bytes that are carried along, for `read_layout`.
+        eight_bits: whether ``max_distortion`` is kept by decoded images when these are rounded to 8 bits.
+        progress: whether to show a progress bar.
 
     Returns:
         ``(bytes, Cost)``
@@ -87,9 +98,10 @@ def compress(model, images, mode="entropy", max_distortion=None, layout=b""):
         raise InvalidArgument("mode 'entropy' needs model.fit_entropy_model(images) first; or use mode 'fixed'")
     images = check_images(images, model.image_shape)
     if max_distortion is None:
-        symbols, kinds = encode_all(model, images), np.full(len(images), model.stages, np.uint8)
+        symbols = encode_all(model, images, progress=progress)
+        kinds = np.full(len(images), model.stages, np.uint8)
     else:
-        symbols, kinds = choose(model, images, max_distortion, encode_all, decode_all)
+        symbols, kinds = _chosen(model, images, max_distortion, eight_bits, progress)
     stage_parts, ideal = _stage_parts(model, symbols, kinds, mode)
     parts = _kind_parts(model, images, kinds) + stage_parts
     payload = sum(8 * len(part.data) for part in parts if part.coding != FIXED)
@@ -101,7 +113,7 @@ def compress(model, images, mode="entropy", max_distortion=None, layout=b""):
     return data, Cost(len(images), ideal, payload, 8 * len(data), int(np.sum(kinds == STORED)), coded)
 
 
-def decompress(model, data, stage=None):
+def decompress(model, data, stage=None, progress=False):
     """Images of a stream; see `BaseCompressor.decompress`.
 
     Raises:
@@ -130,7 +142,7 @@ def decompress(model, data, stage=None):
     for number in range(1, model.stages + 1):
         rows = np.flatnonzero(np.minimum(kinds, last) == number)
         if len(rows):
-            images[rows] = decode_all(model, symbols[rows, : model.stage_width(number)], number)
+            images[rows] = decode_all(model, symbols[rows, : model.stage_width(number)], number, progress)
     images[kinds == STORED] = stored
     return images
 
@@ -296,5 +308,18 @@ def _read_symbols(model, data, header, kinds, last):
     return np.zeros((len(kinds), model.latent_dim), np.int32) if symbols is None else symbols
 
 
-def _batches(values):
-    return [values[first : first + BATCH] for first in range(0, len(values), BATCH)]
+def _chosen(model, images, max_distortion, eight_bits, progress):
+    """Symbols and kinds that keep the promise, a batch of images at a time."""
+
+    def decode(model, symbols, stage):
+        decoded = decode_all(model, symbols, stage)
+        return np.round(decoded * 255) / 255 if eight_bits else decoded
+
+    parts = [choose(model, part, max_distortion, encode_all, decode) for part in _batches(images, progress, "encoding")]
+    symbols, kinds = zip(*parts, strict=True)
+    return np.concatenate(symbols), np.concatenate(kinds)
+
+
+def _batches(values, progress=False, what=None):
+    starts = tqdm(range(0, len(values), BATCH), desc=what, unit="batch", leave=False, disable=not progress)
+    return (values[first : first + BATCH] for first in starts)
