@@ -10,11 +10,11 @@ from PIL import Image
 
 import tf_robustcomp as rc
 from tests.test_train_compressor import SMALL
-from tf_robustcomp import codec, runs, train_compressor
+from tf_robustcomp import codec, compare_codecs, runs, train_compressor
 from tf_robustcomp.compressors import container
 from tf_robustcomp.datasets import pictures
 from tf_robustcomp.datasets.images import load_images, resized
-from tf_robustcomp.evaluation import quality
+from tf_robustcomp.evaluation import formats, quality
 
 pytestmark = pytest.mark.tensorflow_only
 
@@ -257,3 +257,27 @@ def test_bad_input_is_one_line(trained, inputs, tmp_path, capsys):
 
 def test_names_are_exported():
     assert issubclass(rc.BitstreamError, rc.Error)
+
+
+def test_formats_are_compared_on_the_same_images(trained, tmp_path, capsys):
+    words = [f"--models={trained / 'plain'},{trained / 'staged'}", "--data=digits", "--images=30"]
+    words += ["--max-distortion=25", "--promise-images=12", f"--output={tmp_path / 'c'}"]
+    assert compare_codecs.main(words) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"c.csv", "c.png", "c.pdf", "c-promise.csv"}
+    rates = formats.Rates.from_csv(tmp_path / "c.csv")
+    assert {"PNG", "JPEG", "plain", "staged, stage 1", "staged, stage 2"} <= set(rates.lines())
+    for row in rates.rows:
+        assert row.images == 30 and row.bits_per_image == pytest.approx(8 * row.bytes / 30)
+        assert (row.distortion == 0) == (row.variant == "lossless")
+    images = (np.round(resized(load_images("digits").x_test[:30], 16) * 255) / 255).astype("float32")
+    model = runs.Run(trained / "staged").load_model()
+    data = model.compress(images, mode="fixed")
+    fixed = next(row for row in rates.line("staged, stage 2") if row.variant == "fixed")
+    assert fixed.bytes == len(data)
+    squares = np.sum((model.decompress(data) - images) ** 2, axis=(1, 2, 3))
+    assert fixed.distortion == pytest.approx(squares.mean(), rel=1e-4)
+    promise = formats.Promise.from_csv(tmp_path / "c-promise.csv")
+    assert len(promise) == 8 and all(row.worst <= 25 for row in promise.rows)
+    assert all(row.stored <= row.without for row in promise.rows)
+    assert compare_codecs.main([*words, "--max-distortion=nan"]) == 2
+    assert "--max-distortion must be > 0" in capsys.readouterr().err

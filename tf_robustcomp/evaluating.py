@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import time
 from pathlib import Path
 
 from tf_robustcomp import files, flags, runs
@@ -83,7 +84,9 @@ def cached(path, subjects, given, kind, measure):
         key = {"model": subjects.digests[label], "images": images, **given}
         results = _known(known.get(label), key, kind)
         if results is None:
+            began = time.monotonic()
             results = measure({label: model}, subjects.images)
+            print(f"{path}: {label} measured in {time.monotonic() - began:.0f} s", flush=True)
         else:
             print(f"{path}: {label} is there already, unchanged", flush=True)
         joined += results

@@ -321,5 +321,6 @@ def _chosen(model, images, max_distortion, eight_bits, progress):
 
 
 def _batches(values, progress=False, what=None):
-    starts = tqdm(range(0, len(values), BATCH), desc=what, unit="batch", leave=False, disable=not progress)
-    return (values[first : first + BATCH] for first in starts)
+    starts = range(0, len(values), BATCH)
+    bar = tqdm(starts, desc=what, unit="batch", leave=False, disable=None if progress else True)
+    return (values[first : first + BATCH] for first in bar)

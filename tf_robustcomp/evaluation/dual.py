@@ -40,7 +40,6 @@ class DualEstimate(Results):
                 label=f"{label}, gamma {rows[0].gamma:g}",
             )
         axes.set(xlabel="rho, mean squared distance", ylabel="dual estimate of the worst case")
-        axes.legend()
 
 
 def dual_estimate(model, images, gamma, rhos, adversary=None, progress=False):

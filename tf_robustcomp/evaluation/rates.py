@@ -53,7 +53,6 @@ class RateAllocation(Results):
                 axes.barh(number, row.rate_bits, color=f"C{number % 10}", alpha=1 if row.stage == 1 else 0.5)
         if self.rows and self.rows[0].images:
             axes.set(ylabel="distortion (sum of squared errors)", ylim=(0, None))
-            axes.legend()
         else:
             axes.set_yticks(range(len(models)), models)
         axes.set(xlabel="rate, bits per image")

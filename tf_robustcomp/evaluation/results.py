@@ -128,6 +128,9 @@ class Results:
             _, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
         self.draw(axes)
         axes.grid(alpha=0.3)
+        lines = len(axes.get_legend_handles_labels()[1])
+        if lines:  # below, where it hides nothing
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=min(lines, 4), fontsize=9)
         return axes
 
     def draw(self, axes):

@@ -63,7 +63,6 @@ class ShiftCurve(Results):
         if self.rows:
             axes.set(xlabel=AXIS_NAMES[self.rows[0].shift])
         axes.set(ylabel="distortion (sum of squared errors)", ylim=(0, None))
-        axes.legend()
 
 
 def rotation_curve(models, images, angles, progress=False):

@@ -64,7 +64,7 @@ def each_stage(models, units=1, progress=False, what="evaluating"):
         what: its description.
     """
     total = sum(len(stages_of(model)) for model in models.values()) * units
-    with tqdm(total=total, desc=what, disable=not progress, leave=False) as bar:
+    with tqdm(total=total, desc=what, disable=None if progress else True, leave=False) as bar:
         for label, model in models.items():
             for stage in stages_of(model):
                 yield {"model": label, "stage": stage, "stages": len(stages_of(model))}, model, stage, bar

@@ -88,7 +88,6 @@ class WorstCaseCurve(Results):
             axes.errorbar(rho, distortion, errors, marker="o", ms=4, linestyle="none", color=look["color"])
             axes.plot(*self.envelope(label), **look, label=label)
         axes.set(xlabel="rho, mean squared distance", ylabel="worst-case distortion (sum of squared errors)")
-        axes.legend()
 
 
 def worst_case_curve(

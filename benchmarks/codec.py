@@ -1,0 +1,55 @@
+"""What entropy coding and container cost beside the networks, and how many symbols the coder handles."""
+
+import time
+
+
+def measure(count=10_000):
+    import numpy as np
+
+    import tf_robustcomp as rc
+    from tf_robustcomp.compressors import bitstream, container
+    from tf_robustcomp.compressors.entropy import EntropyModel
+
+    rng = np.random.default_rng(0)
+    model = rc.Compressor(10, width=64)
+    images = rng.random((count, 32, 32, 1), dtype=np.float32)
+    symbols = np.minimum(rng.geometric(0.2, (count, model.latent_dim)) - 1, 11).astype(np.int32)
+    model.entropy_model = EntropyModel.fit(symbols, model.levels)
+    kinds = np.full(count, 1, np.uint8)
+
+    def seconds(action):
+        began = time.perf_counter()
+        result = action()
+        return time.perf_counter() - began, result
+
+    bitstream.decode_all(model, bitstream.encode_all(model, images[:500]))  # warm up
+    encoder, _ = seconds(lambda: bitstream.encode_all(model, images))
+    decoder, _ = seconds(lambda: bitstream.decode_all(model, symbols))
+    fingerprint, mark = seconds(lambda: bitstream.fingerprint(model))
+    pack, data = seconds(
+        lambda: container.write(mark, model.image_shape, count, bitstream._stage_parts(model, symbols, kinds, "entropy")[0])
+    )
+    unpack, back = seconds(
+        lambda: bitstream._read_symbols(model, data, container.read_header(data), kinds, model.stages)
+    )
+    assert np.array_equal(back, symbols)
+    many = np.tile(symbols, (20, 1))
+    tables = EntropyModel.fit(symbols, model.levels, max_parents=0)
+    encoding, stream = seconds(lambda: tables.encode(many))
+    decoding, _ = seconds(lambda: tables.decode(stream, many[:, :0], model.latent_dim))
+    return [
+        {
+            "what": f"coding and container / networks, encoding {count} images",
+            "value": (pack + fingerprint) / encoder,
+            "unit": "",
+            "goal": "<= 0.1",
+        },
+        {
+            "what": f"coding and container / networks, decoding {count} images",
+            "value": (unpack + fingerprint) / decoder,
+            "unit": "",
+            "goal": "<= 0.1",
+        },
+        {"what": "encoding, a table for each latent", "value": many.size / encoding, "unit": "symbols/s", "goal": ">= 2e7"},
+        {"what": "decoding, a table for each latent", "value": many.size / decoding, "unit": "symbols/s", "goal": ">= 2e7"},
+    ]
