@@ -54,7 +54,7 @@ def measure(count=10_000):
             "goal": "<= 0.1",
         },
         *(
-            {"what": f"{what}, a table for each latent", "value": many.size / taken, "unit": "symbols/s", "goal": ">= 2e7"}
+            {"what": f"{what}, tables by latent", "value": many.size / taken, "unit": "symbols/s", "goal": ">= 2e7"}
             for what, taken in (("encoding", encoding), ("decoding", decoding))
         ),
     ]

@@ -147,9 +147,7 @@ def cost_of_promise(label, model, images, max_distortion, progress=False):
     rows = []
     for name, part in shifts(images).items():
         plain = bitstream.decompress(model, bitstream.compress(model, part)[0], 1)
-        data, cost = bitstream.compress(
-            model, part, max_distortion=max_distortion, eight_bits=True, progress=progress
-        )
+        data, cost = bitstream.compress(model, part, max_distortion=max_distortion, eight_bits=True, progress=progress)
         decoded = np.round(bitstream.decompress(model, data) * 255) / 255
         rows.append(
             PromiseRow(
