@@ -119,7 +119,7 @@ def _sparsity(model):
 
     return {
         "learning_rate": float(model.optimizer.learning_rate),
-        "sparsity": sparsity_report(model).total.sparsity,
+        "sparsity": sparsity_report(model, sizes=False).total.sparsity,
     }
 
 

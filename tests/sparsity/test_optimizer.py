@@ -9,7 +9,7 @@ import tf_robustcomp as rc
 from tests.sparsity.models import compiled, dense_net, kernels, numpy_state, small_data
 from tf_robustcomp.classifiers import resnet_v2
 
-RULES = [rc.DNS, rc.MagnitudePruning]
+RULES = [rc.DNS, rc.MagnitudePruning, rc.RandomPruning, rc.MovementPruning, rc.RigL]
 
 
 def sgd():
@@ -29,7 +29,9 @@ def test_weights_are_exactly_sparse_after_every_step_and_in_the_saved_file(rule,
         counts = []
 
         def on_train_batch_end(self, batch, logs=None):
-            self.counts.append([np.count_nonzero(kernel) for kernel in kernels(self.model)])
+            # RigL's weights are zero when they have just grown: their masks count.
+            used = [keras.ops.convert_to_numpy(p.mask) for p in self.model.optimizer.pruned]
+            self.counts.append([np.count_nonzero(part) for part in (used if rule is rc.RigL else kernels(self.model))])
 
     model.fit(x, y, batch_size=16, epochs=2, verbose=0, callbacks=[watch := Watch()])
     assert watch.counts == [[32, 16]] * 8  # a quarter of 8 * 16 and of 16 * 4
@@ -229,9 +231,15 @@ def test_callback_refuses_a_model_without_optimizer_or_with_another_rule():
 
 @pytest.mark.parametrize("rule", RULES)
 def test_every_argument_survives_the_config(rule):
-    extra = {"update_probability": 0.3, "band": 0.2, "exact": False, "seed": 9} if rule is rc.DNS else {}
-    optimizer = rule(sgd(), decay(), include="dense", train_unpruned=False, name="pruner", **extra)
+    extra = {
+        rc.DNS: {"update_probability": 0.3, "band": 0.2, "exact": False, "seed": 9},
+        rc.RandomPruning: {"seed": 4},
+        rc.RigL: {"drop_fraction": 0.1},
+    }.get(rule, {})
+    common = {"include": "dense", "train_unpruned": False, "name": "pruner", "cut_slots": "zero"}
+    common |= {"distribution": {"dense": 0.3}, "pattern": rc.NM(1, 4)}
+    optimizer = rule(sgd(), decay(), **common, **extra)
     config = optimizer.get_config()
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(optimizer))
     assert again.get_config() == config
-    assert set(config) == {"optimizer", "schedule", "include", "train_unpruned", "name", *extra}
+    assert set(config) == {"optimizer", "schedule", *common, *extra}

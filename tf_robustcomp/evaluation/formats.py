@@ -80,7 +80,7 @@ def rates_of_formats(images):
     pixels = np.round(images * 255).astype(np.uint8)
     picture = _mosaic(pixels)
     whole = Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
-    jobs = [("PNG", "lossless", {"format": "png", "optimize": True})]
+    jobs: list[tuple[str, str, dict]] = [("PNG", "lossless", {"format": "png", "optimize": True})]
     jobs += [("JPEG", f"quality {q}", {"format": "jpeg", "quality": q, "optimize": True}) for q in QUALITIES["JPEG"]]
     if features.check("webp"):
         jobs += [("WebP", "lossless", {"format": "webp", "lossless": True})]

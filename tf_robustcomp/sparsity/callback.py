@@ -3,6 +3,8 @@
 import contextlib
 
 import keras
+import numpy as np
+from keras import ops
 
 from tf_robustcomp.errors import InvalidArgument
 from tf_robustcomp.sparsity.optimizer import as_optimizer
@@ -56,4 +58,58 @@ class DynamicNetworkSurgery(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         """Put the sparsity reached into the logs."""
         if logs is not None:
-            logs["sparsity"] = sparsity_report(self.model).total.sparsity
+            logs["sparsity"] = sparsity_report(self.model, sizes=False).total.sparsity
+
+
+class PruningMonitor(keras.callbacks.Callback):
+    """Writes to TensorBoard, for every pruned variable, what its pruning does; for any rule of this package.
+
+    Scalars at the end of each epoch: ``sparsity/<path>``, ``threshold/<path>``, and ``cut/<path>``, ``spliced/<path>``:
+    weights that went, and that came back, since the epoch before.
+
+    Args:
+        log_dir: folder of the event files, such as that of ``keras.callbacks.TensorBoard``.
+
+    Raises:
+        InvalidArgument: at the beginning of training, if no optimizer of this package prunes the model.
+    """
+
+    def __init__(self, log_dir):
+        super().__init__()
+        self.log_dir = str(log_dir)
+
+    def on_train_begin(self, logs=None):
+        """Open the file."""
+        from tensorboard.summary import Writer
+
+        optimizer = as_optimizer(getattr(self.model, "optimizer", None))
+        if optimizer is None:
+            raise InvalidArgument(
+                "PruningMonitor needs a model that a pruning optimizer trains (list DynamicNetworkSurgery before it)"
+            )
+        self.writer = Writer(self.log_dir)
+        self.masks = {}
+        if optimizer.built:
+            self.masks = {p.variable.path: ops.convert_to_numpy(p.mask) for p in optimizer.pruned}
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Write the scalars."""
+        optimizer = as_optimizer(self.model.optimizer)
+        step = int(ops.convert_to_numpy(optimizer.iterations))
+        for p in optimizer.pruned:
+            path, mask = p.variable.path, ops.convert_to_numpy(p.mask)
+            before = self.masks.get(path, np.ones_like(mask))
+            values = {
+                "sparsity": 1.0 - mask.mean(),
+                "threshold": float(ops.convert_to_numpy(p.threshold)),
+                "cut": np.sum(before & ~mask),
+                "spliced": np.sum(mask & ~before),
+            }
+            for name, value in values.items():
+                self.writer.add_scalar(f"{name}/{path}", float(value), step)
+            self.masks[path] = mask
+        self.writer.flush()
+
+    def on_train_end(self, logs=None):
+        """Close the file."""
+        self.writer.close()

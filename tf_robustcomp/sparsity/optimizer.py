@@ -1,16 +1,17 @@
 """Pruning as an optimizer: any Keras optimizer, wrapped, leaves exactly sparse weights in any Keras model."""
 
 import functools
+import math
 import re
 import types
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
 
 from tf_robustcomp.backend import update_on_every_replica
 from tf_robustcomp.errors import InvalidArgument
-from tf_robustcomp.sparsity import schedules
+from tf_robustcomp.sparsity import distributions, patterns, schedules
 
 
 class PrunedVariable(NamedTuple):
@@ -20,16 +21,20 @@ class PrunedVariable(NamedTuple):
     dense: keras.Variable  # read where the mask is False only: elsewhere the model's own weight counts
     mask: keras.Variable  # bool, True where the weight is in use
     threshold: keras.Variable  # float32 scalar, in units of |weight|
+    state: keras.Variable | None = None  # float32, of rules that keep one
 
 
 class Moment(NamedTuple):
-    """What a rule may ask about the present step: scalar tensors."""
+    """What a rule may ask about the present step: scalar tensors, and two of the variable's shape."""
 
-    step: object  # int32, updates made before this one
-    active: object  # bool, is this step between the schedule's begin and its last update?
-    update_now: object  # bool, does the schedule ask for new thresholds?
-    sparsity: object  # float32 in [0, 1), the target
-    draw: object  # float32 in [0, 1), this variable's random number
+    step: Any  # int32, updates made before this one
+    active: Any  # bool, is this step between the schedule's begin and its last update?
+    update_now: Any  # bool, does the schedule ask for new masks?
+    sparsity: Any  # float32 in [0, 1), the target of this variable
+    draw: Any  # float32 in [0, 1), this variable's random number
+    number: int = 0  # of the variable among the pruned ones
+    gradient: Any = None  # of the loss at the masked weights, for rules that use it; None without a gradient
+    state: Any = None  # what `observe` returned
 
 
 def is_kernel(path, variable):
@@ -39,7 +44,7 @@ def is_kernel(path, variable):
 
 
 class PruningOptimizer(keras.optimizers.Optimizer):
-    """Base of the pruning optimizers: it owns the order of a step, a rule is one hook (`surgery`).
+    """Base of the pruning optimizers: it owns the order of a step, a rule is one hook.
 
     One step, for every pruned variable: put the dense weights back, let the inner optimizer step, keep the dense
     weights, let the rule update the mask, leave ``dense * mask`` in the model::
@@ -49,34 +54,93 @@ class PruningOptimizer(keras.optimizers.Optimizer):
     so the mask acts before the forward pass (through the weights) and not on the gradient.  The model needs no wrapper
     layers, and its weights are exactly sparse after every step and in every file that it is saved to.
 
+    Four things are chosen apart: **when** (the schedule), **how much** of each variable (the distribution), **where**
+    (``include``) and in what units (the pattern), and **which** weights go (the rule).  A rule is a subclass with the
+    hook ``scores``: the weights of least score go at every update of the schedule.
+
     Args:
         optimizer: the Keras optimizer (instance, name or config) that does the training.  Its options work as ever:
-            EMA, clipping, gradient accumulation, weight decay (which a cut weight's dense value feels too).
-        schedule: ``PolynomialDecay``, ``ConstantSparsity`` or tfmot's objects of these names: when thresholds are
-            recomputed, and the sparsity of every pruned variable at that time.
+            EMA, clipping, gradient accumulation, weight decay (which a cut weight's dense value feels too, but which
+            never brings it back to life: only the rule does).
+        schedule: ``PolynomialDecay``, ``ConstantSparsity`` or tfmot's objects of these names: when masks are
+            recomputed, and the sparsity at that time.
         include: which variables: a function ``(path, variable) -> bool``, or a regular expression that is searched in
             the path; default `is_kernel`.
+        distribution: "uniform", "erk", "global", a mapping of path pattern -> final sparsity, or a
+            `distributions.Distribution`.
+        pattern: `patterns.Pattern`; None is unstructured.
         train_unpruned: False freezes every variable that is not pruned (moving statistics still move).
+        cut_slots: what becomes of the inner optimizer's slots (momentum, second moments) of cut weights: "keep" lets
+            them go on, "zero" empties them after every step.
 
     Raises:
         InvalidArgument: an argument breaks its rule, or nothing is left to prune.
+
+    Example:
+        >>> class LeastRecent(PruningOptimizer):  # a rule of one's own: weights with the smallest gradient go
+        ...     uses_gradient = True
+        ...
+        ...     def scores(self, weights, mask, moment):
+        ...         return ops.abs(moment.gradient)
     """
 
-    def __init__(self, optimizer, schedule, include=None, train_unpruned=True, name=None):
+    revives = True  # whether the dense value of a cut weight lives on; else a weight that comes back begins at 0
+    keeps_state = False  # whether `observe` is asked at every step
+    uses_gradient = False  # whether `Moment.gradient` is there
+
+    def __init__(
+        self,
+        optimizer,
+        schedule,
+        include=None,
+        distribution="uniform",
+        pattern=None,
+        train_unpruned=True,
+        cut_slots="keep",
+        name=None,
+    ):
         inner = keras.optimizers.get(optimizer)
-        if isinstance(inner, PruningOptimizer):
+        if as_optimizer(inner) is not None:
             raise InvalidArgument(f"optimizer must not prune already. Received: optimizer={type(inner).__name__}")
+        if cut_slots not in ("keep", "zero"):
+            raise InvalidArgument(f"cut_slots must be 'keep' or 'zero'. Received: cut_slots={cut_slots!r}")
         super().__init__(learning_rate=0.0, name=name)
         self.inner_optimizer = inner
         self.schedule = schedules.get(schedule)
         self.include = include
+        self.distribution = distributions.get(distribution)
+        self.pattern = patterns.get(pattern)
         self.train_unpruned = train_unpruned
+        self.cut_slots = cut_slots
+        if self.distribution.needs_scores and isinstance(self.pattern, patterns.NM):
+            raise InvalidArgument(
+                "distribution 'global' and pattern NM exclude each other: NM fixes each group's share"
+            )
 
-    def surgery(self, weights, mask, threshold, moment):
-        """The rule: mask and threshold of one variable after a step.
+    # What a rule states -----------------------------------------------------------------------------------------------
+
+    def scores(self, weights, mask, moment):
+        """Worth of each weight of one variable, float32 of its shape; the least go.
 
         Args:
-            weights: its dense weights.
+            weights: its dense weights, float32.
+            mask: bool of the same shape, as it was in this step.
+            moment: `Moment`.
+        """
+        raise NotImplementedError
+
+    def observe(self, weights, mask, moment):
+        """New state of one variable after a step, float32 of its shape, for rules with ``keeps_state``."""
+        return moment.state
+
+    def surgery(self, weights, mask, threshold, moment):
+        """Mask and threshold of one variable after a step.
+
+        The default cuts by `scores` at every update of the schedule; the threshold it reports is the largest magnitude
+        that is cut.
+
+        Args:
+            weights: its dense weights, float32.
             mask: bool of the same shape, as it was in this step.
             threshold: float32 scalar, the last one.
             moment: `Moment`.
@@ -84,7 +148,12 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         Returns:
             ``(mask, threshold)`` as they shall be.
         """
-        raise NotImplementedError
+
+        def cut():
+            kept = self.pattern.select(self.scores(weights, mask, moment), moment.sparsity)
+            return kept, ops.max(ops.where(kept, ops.zeros_like(weights), ops.abs(weights)))
+
+        return ops.cond(moment.update_now, cut, lambda: (mask, threshold))
 
     def draws(self, step, count):
         """Float32 (count,) random numbers in [0, 1) of this step, one a variable; zeros for rules without chance."""
@@ -104,11 +173,20 @@ class PruningOptimizer(keras.optimizers.Optimizer):
                 f"include must choose at least one variable. Received: include={self.include!r}, which matches none of "
                 f"the {len(variables)} trainable variables ({paths}, ...)"
             )
+        for variable in chosen:
+            self.pattern.check(variable.path, variable.shape)
+        ratios = self.distribution.ratios(
+            self.schedule.final, [v.path for v in chosen], [tuple(v.shape) for v in chosen]
+        )
         trained = list(variables) if self.train_unpruned else chosen
         self.inner_optimizer.build(trained)
         # In a namespace, for Keras takes the variables in an attribute's lists and tuples for the optimizer's own.
-        pruned = tuple(self._slots_of(variable) for variable in chosen)
-        self._lists = types.SimpleNamespace(trained=trained, pruned=pruned)
+        self._lists = types.SimpleNamespace(
+            trained=trained,
+            pruned=tuple(self._slots_of(variable) for variable in chosen),
+            ratios=ratios,
+            slots=_slots_by_variable(self.inner_optimizer, trained, chosen) if self.cut_slots == "zero" else [],
+        )
         super().build(variables)
 
     def apply(self, grads, trainable_variables=None):
@@ -120,30 +198,69 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             trained = {self._var_key(variable) for variable in self._lists.trained}
             pairs = [pair for pair in zip(grads, variables, strict=True) if self._var_key(pair[1]) in trained]
             grads, variables = zip(*pairs, strict=True)
+        gradient_of = {}
+        if self.uses_gradient:
+            gradient_of = {self._var_key(variable): grad for grad, variable in zip(grads, variables, strict=True)}
         step = ops.cast(self.inner_optimizer.iterations, "int32") + 0  # a copy: the counter is about to move
         update_on_every_replica([(_restore, (p.variable, p.dense, p.mask)) for p in self.pruned])
         self.inner_optimizer.apply(list(grads), list(variables))
-        self._prune(step)
+        # While gradients are only being accumulated, no update was made, and none is made to the masks.
+        made = ops.cast(self.inner_optimizer.iterations, "int32") > step
+        self._prune(step, made, [gradient_of.get(self._var_key(p.variable)) for p in self.pruned])
         self._iterations.assign_add(1)
 
-    def _prune(self, step):
+    def _prune(self, step, made, gradients):
         update_now, sparsity = self.schedule(step)
+        update_now = ops.logical_and(update_now, made)
+        active = ops.logical_and(self.schedule.is_active(step), made)
         draws = self.draws(step, len(self.pruned))
-        active = self.schedule.is_active(step)
-        moments = [Moment(step, active, update_now, sparsity, draws[i]) for i in range(len(self.pruned))]
+        moments = [
+            Moment(step, active, update_now, sparsity * self._lists.ratios[i], draws[i], i, _dense(gradients[i]))
+            for i in range(len(self.pruned))
+        ]
+        if self.distribution.needs_scores:
+            moments = self._with_global_sparsities(moments, sparsity)
+        operations = zip(moments, self.pruned, strict=True)
         update_on_every_replica(
-            [(functools.partial(self._operate, moment), p) for moment, p in zip(moments, self.pruned, strict=True)]
+            [(functools.partial(self._operate, m), [v for v in p if v is not None]) for m, p in operations]
         )
+        update_on_every_replica([(_empty, (slot, p.mask)) for slot, p in self._slots_to_empty()])
 
-    def _operate(self, moment, variable, dense, mask, threshold):
+    def _operate(self, moment, variable, dense, mask, threshold, state=None):
         weights = ops.convert_to_tensor(variable)
-        new_mask, new_threshold = self.surgery(
-            weights, ops.convert_to_tensor(mask), ops.convert_to_tensor(threshold), moment
-        )
-        dense.assign(weights)
+        in_use = ops.convert_to_tensor(mask)
+        magnitudes = ops.cast(weights, "float32")
+        if state is not None:
+            moment = moment._replace(state=ops.convert_to_tensor(state))
+            moment = moment._replace(state=self.observe(magnitudes, in_use, moment))
+            state.assign(moment.state)
+        new_mask, new_threshold = self.surgery(magnitudes, in_use, ops.convert_to_tensor(threshold), moment)
+        masked = ops.where(new_mask, weights, ops.zeros_like(weights))
+        if not self.revives:
+            masked = ops.where(in_use, masked, ops.zeros_like(weights))
+        dense.assign(weights if self.revives else masked)
         mask.assign(new_mask)
         threshold.assign(new_threshold)
-        variable.assign(ops.where(new_mask, weights, ops.zeros_like(weights)))
+        variable.assign(masked)
+
+    def _with_global_sparsities(self, moments, sparsity):
+        """Share of each variable by the scores of all; looked up only when masks are due."""
+
+        def look():
+            units = []
+            for moment, p in zip(moments, self.pruned, strict=True):
+                state = None if p.state is None else ops.convert_to_tensor(p.state)
+                weights = ops.cast(ops.convert_to_tensor(p.variable), "float32")
+                scores = self.scores(weights, ops.convert_to_tensor(p.mask), moment._replace(state=state))
+                units.append(self.pattern.pool(scores))
+            sizes = [math.prod(p.variable.shape) // self.pattern.count(tuple(p.variable.shape)) for p in self.pruned]
+            return ops.stack(self.distribution.sparsities(sparsity, units, sizes))
+
+        shares = ops.cond(moments[0].update_now, look, lambda: ops.zeros((len(moments),)))
+        return [moment._replace(sparsity=shares[i]) for i, moment in enumerate(moments)]
+
+    def _slots_to_empty(self):
+        return [(slot, p) for slots, p in zip(self._lists.slots, self.pruned, strict=False) for slot in slots]
 
     def _is_included(self, variable):
         if isinstance(self.include, str):
@@ -152,11 +269,15 @@ class PruningOptimizer(keras.optimizers.Optimizer):
 
     def _slots_of(self, variable):
         name = variable.path.replace("/", "_")
+        state = None
+        if self.keeps_state:
+            state = self.add_variable(variable.shape, initializer="zeros", dtype="float32", name=f"{name}_state")
         return PrunedVariable(
             variable=variable,
             dense=self.add_variable_from_reference(variable, name="dense"),
             mask=self.add_variable(variable.shape, initializer="ones", dtype="bool", name=f"{name}_mask"),
             threshold=self.add_variable((), initializer="zeros", dtype="float32", name=f"{name}_threshold"),
+            state=state,
         )
 
     @property
@@ -218,7 +339,10 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             "optimizer": keras.saving.serialize_keras_object(self.inner_optimizer),
             "schedule": keras.saving.serialize_keras_object(self.schedule),
             "include": self.include if isinstance(self.include, str | None) else _serialize(self.include),
+            "distribution": _serialize(self.distribution),
+            "pattern": _serialize(self.pattern),
             "train_unpruned": self.train_unpruned,
+            "cut_slots": self.cut_slots,
             "name": self.name,
         }
 
@@ -232,6 +356,39 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             for key, value in config.items()
         }
         return cls(**values)
+
+
+def _slots_by_variable(inner, trained, chosen):
+    """For each chosen variable the inner optimizer's slots of its shape, such as momentum.
+
+    Keras' optimizers keep them in lists in the order of the variables; slots of other shapes (Adafactor's) stay.
+    """
+    lists = [
+        slots
+        for name, slots in vars(inner).items()
+        if isinstance(slots, (list, tuple))
+        and len(slots) == len(trained)
+        and name not in ("_trainable_variables", "_model_variables_moving_average")
+    ]
+    places = {id(variable): place for place, variable in enumerate(trained)}
+    return [
+        [
+            slots[places[id(variable)]]
+            for slots in lists
+            if getattr(slots[places[id(variable)]], "shape", None) == variable.shape
+        ]
+        for variable in chosen
+    ]
+
+
+def _dense(gradient):
+    """A gradient as a float32 tensor: embeddings give sparse ones, and a variable that took no part gives none."""
+    return None if gradient is None else ops.cast(ops.convert_to_tensor(gradient, sparse=False), "float32")
+
+
+def _empty(slot, mask):
+    values = ops.convert_to_tensor(slot)
+    slot.assign(ops.where(ops.convert_to_tensor(mask), values, ops.zeros_like(values)))
 
 
 def _restore(variable, dense, mask):

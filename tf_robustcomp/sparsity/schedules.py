@@ -36,6 +36,11 @@ class Schedule:
         """Last step at which thresholds may be recomputed, -1 for no end."""
         return self.end_step
 
+    @property
+    def final(self):
+        """The sparsity at the end."""
+        raise NotImplementedError
+
     def is_active(self, step):
         """Bool scalar: may masks still change at ``step``?  From the begin to the last update."""
         step = ops.cast(step, "int32")
@@ -105,6 +110,11 @@ class PolynomialDecay(Schedule):
         """The end of the rise, or none when held."""
         return -1 if self.hold else self.end_step
 
+    @property
+    def final(self):
+        """The final sparsity."""
+        return self.final_sparsity
+
     def sparsity_at(self, step):
         """The polynomial, constant outside [begin_step, end_step]."""
         begun = ops.cast(step - self.begin_step, "float32")
@@ -135,6 +145,11 @@ class ConstantSparsity(Schedule):
 
     def __post_init__(self):
         self._check(target_sparsity=self.target_sparsity)
+
+    @property
+    def final(self):
+        """The one sparsity."""
+        return self.target_sparsity
 
     def sparsity_at(self, step):
         """Constant."""
