@@ -1,5 +1,6 @@
 """Timing two or more things against each other: alternating rounds after a warm-up, medians."""
 
+import resource
 import statistics
 import time
 
@@ -20,3 +21,8 @@ def medians(actions, rounds, warm_up=2):
             if index >= warm_up:
                 taken.append(time.perf_counter() - began)
     return [statistics.median(taken) for taken in times]
+
+
+def peak_megabytes():
+    """Greatest resident memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

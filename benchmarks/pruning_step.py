@@ -1,41 +1,73 @@
-"""A training step that prunes against the same step that does not: ResNet-56, batch 128."""
+"""A training step that prunes against the same step that does not, ours and tfmot's: ResNet-56 and MobileNetV2.
 
-from benchmarks.pairs import medians
+Each library runs in a process of its own (tfmot needs tf_keras); within it dense and pruned steps alternate, so that
+the ratio is paired.  Time to first step includes wrapping, compiling and tracing.
+"""
+
+import json
+import subprocess
+import sys
+import time
+
+from benchmarks.pairs import medians, peak_megabytes
+
+MODELS = {"resnet": ("ResNet-56", 128, 15), "mobilenet": ("MobileNetV2", 64, 15)}
 
 
-def measure(depth=56, batch_size=128, rounds=15):
+def ours(name, batch_size, rounds):
     import keras
     import numpy as np
 
     import tf_robustcomp as rc
-    from tf_robustcomp.sparsity import DNS, MagnitudePruning, PolynomialDecay
+    from benchmarks.legacy import mobilenet
 
     rng = np.random.default_rng(0)
-    x = rng.random((batch_size, 32, 32, 3), dtype="float32")
-    y = rng.integers(0, 10, batch_size)
-
-    def stepper(wrap):
-        model = rc.resnet_v2(depth)
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    x, y = rng.random((batch_size, 32, 32, 3), dtype="float32"), rng.integers(0, 10, batch_size)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    schedule = rc.PolynomialDecay(0.0, 0.9, 0, 15_000, frequency=500)  # within the rounds one update, at step 0
+    first, steps, memory = [], [], []
+    rules = (rc.DNS, rc.MagnitudePruning)
+    for wrap in (lambda inner: inner, *(lambda inner, rule=rule: rule(inner, schedule) for rule in rules)):
+        model = rc.resnet_v2(56) if name == "resnet" else mobilenet(keras)
+        began = time.perf_counter()
         model.compile(wrap(keras.optimizers.SGD(0.01, momentum=0.9)), loss=loss)
-        return lambda: float(model.train_on_batch(x, y))
+        model.train_on_batch(x, y)
+        first.append(time.perf_counter() - began)
+        memory.append(peak_megabytes())
+        steps.append(lambda model=model: float(model.train_on_batch(x, y)))
+    dense, dns, magnitude = medians(steps, rounds)
+    print(json.dumps({"dense": dense, "pruned": dns, "magnitude": magnitude, "first": first, "memory": memory}))
 
-    schedule = PolynomialDecay(0.0, 0.9, 0, 15_000, frequency=500)  # within the rounds one update, at step 0
-    dense, dns, magnitude = medians(
-        [
-            stepper(lambda inner: inner),
-            stepper(lambda inner: DNS(inner, schedule)),
-            stepper(lambda inner: MagnitudePruning(inner, schedule)),
-        ],
-        rounds,
-    )
+
+def measure():
+    rows = []
+    for name, (title, batch_size, rounds) in MODELS.items():
+        found = {}
+        for library, module in (("ours", "benchmarks.pruning_step"), ("tfmot", "benchmarks.legacy")):
+            words = [sys.executable, "-m", module, name, str(batch_size), str(rounds)]
+            done = subprocess.run(words, capture_output=True, text=True)
+            if done.returncode:
+                raise RuntimeError(done.stderr[-2000:])
+            found[library] = json.loads(done.stdout.splitlines()[-1])
+        rows += _rows(title, batch_size, found["ours"], found["tfmot"])
+    return rows
+
+
+def _rows(title, batch_size, mine, peer):
+    def row(what, value, unit="", goal=""):
+        return {"what": f"{what}, {title}", "value": value, "unit": unit, "goal": goal}
+
     return [
-        {"what": f"DNS step / dense step, ResNet-{depth}", "value": dns / dense, "unit": "", "goal": "<= 1.03"},
-        {
-            "what": f"magnitude step / dense step, ResNet-{depth}",
-            "value": magnitude / dense,
-            "unit": "",
-            "goal": "<= 1.03",
-        },
-        {"what": f"dense step, ResNet-{depth}, batch {batch_size}", "value": batch_size / dense, "unit": "images/s"},
+        row("DNS step / dense step", mine["pruned"] / mine["dense"], goal="<= 1.03"),
+        row("magnitude step / dense step", mine["magnitude"] / mine["dense"], goal="<= 1.03"),
+        row("tfmot step / dense step", peer["pruned"] / peer["dense"]),
+        row("first pruned step / first dense step", mine["first"][1] / mine["first"][0]),
+        row("tfmot: first pruned step / first dense step", peer["first"][1] / peer["first"][0]),
+        row("memory that DNS adds to the dense model's", mine["memory"][1] - mine["memory"][0], "MiB"),
+        row("tfmot: memory added", peer["memory"][1] - peer["memory"][0], "MiB"),
+        row(f"dense step, batch {batch_size}", batch_size / mine["dense"], "images/s"),
     ]
+
+
+if __name__ == "__main__":
+    ours(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

@@ -34,7 +34,7 @@ def outputs(notebook):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_run_from_top_to_bottom(path, models, monkeypatch):
-    small = {"MODELS": models, "DATA": "digits", "IMAGES": "40", "WIDTH": "4", "EPOCHS": "1"}
+    small = {"MODELS": models, "DATA": "digits", "IMAGES": "40", "WIDTH": "4", "EPOCHS": "1", "PRUNING_EPOCHS": "4"}
     for name, value in (small | {"KERAS_BACKEND": "tensorflow", "MPLBACKEND": ""}).items():
         monkeypatch.setitem(os.environ, name, value)
     monkeypatch.delitem(os.environ, "MPLBACKEND")

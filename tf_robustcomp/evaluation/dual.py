@@ -36,7 +36,7 @@ class DualEstimate(Results):
             axes.plot(
                 [row.rho for row in rows],
                 [row.estimate for row in rows],
-                **figures.style(rows[0], models),
+                **{**figures.style(rows[0], models), "linestyle": ":"},
                 label=f"{label}, gamma {rows[0].gamma:g}",
             )
         axes.set(xlabel="rho, mean squared distance", ylabel="dual estimate of the worst case")
@@ -48,7 +48,8 @@ def dual_estimate(model, images, gamma, rhos, adversary=None, progress=False):
     For the true maximum this is an upper bound on the worst case over the ball of radius rho, for every gamma (Sinha,
     Namkoong, Duchi 2018), and the published code calls it a certificate.  But an attack finds at most the maximum, so
     what is computed here is a **lower estimate** of that upper bound and certifies nothing: a stronger attack may raise
-    it.  At the attack's own rho it equals the attacked distortion; elsewhere it lies above.
+    it, and where it lies below a point of a worst-case curve it is that much too low.  At the attack's own rho it equals
+    the attacked distortion.
 
     Args:
         model: as in `worst_case_curve`.

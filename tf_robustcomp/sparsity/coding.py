@@ -9,6 +9,7 @@ rounds.  CODEBOOK keeps the 2^b centres of a k-means clustering of the nonzeros,
 """
 
 import struct
+import zlib
 
 import constriction
 import numpy as np
@@ -20,6 +21,7 @@ CODINGS = {"float32": FLOAT32, "float16": FLOAT16, "codebook": CODEBOOK}
 START = struct.Struct("<BQ")
 SIZE = struct.Struct("<I")
 TABLE_BITS = 16
+RAW, CODED = b"\0", b"\1"
 SAMPLE = 20_000  # values that k-means looks at
 
 
@@ -108,30 +110,36 @@ def _clustered(values, clusters, seed):
 
 
 def _encode_symbols(symbols, levels):
+    """A byte that says how, then the symbols raw (a byte each), or a deflated table and their code: the shorter."""
     counts = np.bincount(symbols, minlength=levels)
-    table = _integers(counts)
     coder = constriction.stream.stack.AnsCoder()
+    table = _integers(counts)
     if np.count_nonzero(counts) > 1:
         coder.encode_reverse(symbols.astype(np.int32), _model(table))
-    return table.astype("<u2").tobytes() + coder.get_compressed().astype("<u4").tobytes()
+    deflated = zlib.compress(table.astype("<u2").tobytes(), 9)
+    coded = SIZE.pack(len(deflated)) + deflated + coder.get_compressed().astype("<u4").tobytes()
+    return RAW + symbols.astype(np.uint8).tobytes() if len(symbols) <= len(coded) else CODED + coded
 
 
 def _decode_symbols(data, count, levels):
-    if levels < 1 or len(data) < 2 * levels or (len(data) - 2 * levels) % 4:
-        raise DataError("a table of symbols is cut")
-    table = np.frombuffer(data[: 2 * levels], "<u2").astype(np.int64)
-    if table.sum() != 2**TABLE_BITS - 1:
-        raise DataError("a table of symbols does not sum to one")
+    reader = _Reader(data)
+    how = reader.take(1)
+    if how == RAW:
+        symbols = np.frombuffer(reader.take(count), np.uint8).astype(np.int32)
+        reader.end()
+        if symbols.size and symbols.max() >= levels:
+            raise DataError("symbols out of range")
+        return symbols
+    table = _read_table(reader.sized(), levels)
+    rest = reader.take(len(data) - reader.at)
+    if how != CODED or len(rest) % 4:
+        raise DataError("symbols cannot be decoded")
     if np.count_nonzero(table) == 1:
-        if len(data) != 2 * levels:
+        if rest:
             raise DataError("a code of one symbol has data")
         return np.full(count, table.argmax(), np.int32)
-    words = np.frombuffer(data[2 * levels :], "<u4").astype(np.uint32)
-    # No symbol is surer than 1 - 2^-16, so the length bounds what a count may ask for.
-    if count > 2**17 * (len(words) + 2) * 32:
-        raise DataError(f"{len(data)} bytes cannot hold {count} symbols")
     try:
-        coder = constriction.stream.stack.AnsCoder(words)
+        coder = constriction.stream.stack.AnsCoder(np.frombuffer(rest, "<u4").astype(np.uint32))
         symbols = coder.decode(_model(table), count)
         left = not coder.is_empty()
     except BaseException as error:  # a Rust panic is no Exception
@@ -141,6 +149,16 @@ def _decode_symbols(data, count, levels):
     if left:
         raise DataError("more symbols than stated")
     return symbols
+
+
+def _read_table(deflated, levels):
+    try:
+        table = np.frombuffer(zlib.decompressobj().decompress(deflated, 2 * levels + 1), "<u2").astype(np.int64)
+    except (zlib.error, ValueError):
+        table = np.zeros(0, np.int64)
+    if len(table) != levels or table.sum() != 2**TABLE_BITS - 1:
+        raise DataError("a table of symbols cannot be read")
+    return table
 
 
 def _integers(counts):

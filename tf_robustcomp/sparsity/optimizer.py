@@ -71,7 +71,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         pattern: `patterns.Pattern`; None is unstructured.
         train_unpruned: False freezes every variable that is not pruned (moving statistics still move).
         cut_slots: what becomes of the inner optimizer's slots (momentum, second moments) of cut weights: "keep" lets
-            them go on, "zero" empties them after every step.
+            them go on, "zero" puts them back to what they began with (0, or an initial accumulator) after every step.
 
     Raises:
         InvalidArgument: an argument breaks its rule, or nothing is left to prune.
@@ -185,7 +185,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             trained=trained,
             pruned=tuple(self._slots_of(variable) for variable in chosen),
             ratios=ratios,
-            slots=_slots_by_variable(self.inner_optimizer, trained, chosen) if self.cut_slots == "zero" else [],
+            slots=_slots_by_variable(self.inner_optimizer, chosen) if self.cut_slots == "zero" else [],
         )
         super().build(variables)
 
@@ -224,7 +224,8 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         update_on_every_replica(
             [(functools.partial(self._operate, m), [v for v in p if v is not None]) for m, p in operations]
         )
-        update_on_every_replica([(_empty, (slot, p.mask)) for slot, p in self._slots_to_empty()])
+        for slots, p in zip(self._lists.slots, self.pruned, strict=False):
+            update_on_every_replica([(functools.partial(_reset, first), (slot, p.mask)) for slot, first in slots])
 
     def _operate(self, moment, variable, dense, mask, threshold, state=None):
         weights = ops.convert_to_tensor(variable)
@@ -258,9 +259,6 @@ class PruningOptimizer(keras.optimizers.Optimizer):
 
         shares = ops.cond(moments[0].update_now, look, lambda: ops.zeros((len(moments),)))
         return [moment._replace(sparsity=shares[i]) for i, moment in enumerate(moments)]
-
-    def _slots_to_empty(self):
-        return [(slot, p) for slots, p in zip(self._lists.slots, self.pruned, strict=False) for slot in slots]
 
     def _is_included(self, variable):
         if isinstance(self.include, str):
@@ -358,27 +356,30 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         return cls(**values)
 
 
-def _slots_by_variable(inner, trained, chosen):
-    """For each chosen variable the inner optimizer's slots of its shape, such as momentum.
+def _slots_by_variable(inner, chosen):
+    """For each chosen variable the inner optimizer's slots of its shape, such as momentum: pairs (slot, first value).
 
-    Keras' optimizers keep them in lists in the order of the variables; slots of other shapes (Adafactor's) stay.
+    Keras' optimizers keep them in lists in the order of their variables; slots of other shapes (Adafactor's) stay.
     """
-    lists = [
-        slots
-        for name, slots in vars(inner).items()
-        if isinstance(slots, (list, tuple))
-        and len(slots) == len(trained)
-        and name not in ("_trainable_variables", "_model_variables_moving_average")
-    ]
-    places = {id(variable): place for place, variable in enumerate(trained)}
-    return [
-        [
-            slots[places[id(variable)]]
-            for slots in lists
-            if getattr(slots[places[id(variable)]], "shape", None) == variable.shape
-        ]
-        for variable in chosen
-    ]
+    found: dict[int, list] = {id(variable): [] for variable in chosen}
+    for optimizer in _nested(inner):
+        trained = optimizer._trainable_variables
+        for name, slots in vars(optimizer).items():
+            if not isinstance(slots, (list, tuple)) or len(slots) != len(trained):
+                continue
+            if name in ("_trainable_variables", "_model_variables_moving_average"):
+                continue
+            first = getattr(optimizer, "initial_accumulator_value", 0.0) if name == "_accumulators" else 0.0
+            for slot, variable in zip(slots, trained, strict=True):
+                if id(variable) in found and getattr(slot, "shape", None) == variable.shape:
+                    found[id(variable)].append((slot, first))
+    return [found[id(variable)] for variable in chosen]
+
+
+def _nested(optimizer):
+    """The optimizer and those inside it (loss scaling, several optimizers in one)."""
+    inside = [getattr(optimizer, "inner_optimizer", None), *(getattr(optimizer, "optimizers", None) or [])]
+    return [optimizer, *(one for part in inside if part is not None for one in _nested(part))]
 
 
 def _dense(gradient):
@@ -386,9 +387,9 @@ def _dense(gradient):
     return None if gradient is None else ops.cast(ops.convert_to_tensor(gradient, sparse=False), "float32")
 
 
-def _empty(slot, mask):
+def _reset(first, slot, mask):
     values = ops.convert_to_tensor(slot)
-    slot.assign(ops.where(ops.convert_to_tensor(mask), values, ops.zeros_like(values)))
+    slot.assign(ops.where(ops.convert_to_tensor(mask), values, first * ops.ones_like(values)))
 
 
 def _restore(variable, dense, mask):

@@ -1,0 +1,79 @@
+"""What runs in a process of its own: tfmot on tf_keras, which cannot live beside Keras 3.  Prints one line of JSON."""
+
+import json
+import os
+import sys
+import time
+
+os.environ["TF_USE_LEGACY_KERAS"] = "1"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def resnet(depth, keras):
+    layers = keras.layers
+    blocks = (depth - 2) // 6
+    inputs = x = keras.Input((32, 32, 3))
+
+    def conv(x, filters, stride=1, size=3):
+        return layers.Conv2D(filters, size, stride, padding="same", use_bias=False)(x)
+
+    def norm(x):
+        return layers.ReLU()(layers.BatchNormalization()(x))
+
+    x = conv(x, 16)
+    for stage in range(3):
+        for block in range(blocks):
+            stride = 2 if stage and not block else 1
+            before = norm(x)
+            shortcut = conv(before, 16 << stage, stride, 1) if not block else x
+            x = layers.Add()([shortcut, conv(norm(conv(before, 16 << stage, stride)), 16 << stage)])
+    return keras.Model(inputs, layers.Dense(10)(layers.GlobalAveragePooling2D()(norm(x))))
+
+
+def mobilenet(keras):
+    return keras.applications.MobileNetV2((32, 32, 3), alpha=1.0, weights=None, classes=10, classifier_activation=None)
+
+
+def main(name, batch_size, rounds):
+    import numpy as np
+    import tensorflow_model_optimization as tfmot
+    import tf_keras as keras
+
+    from benchmarks.pairs import medians, peak_megabytes
+
+    rng = np.random.default_rng(0)
+    x, y = rng.random((batch_size, 32, 32, 3), dtype="float32"), rng.integers(0, 10, batch_size)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    first = []
+
+    def stepper(prune):
+        model = resnet(56, keras) if name == "resnet" else mobilenet(keras)
+        began = time.perf_counter()
+        if prune:
+            schedule = tfmot.sparsity.keras.PolynomialDecay(0.0, 0.9, 0, 15_000, frequency=500)
+            model = tfmot.sparsity.keras.prune_low_magnitude(model, pruning_schedule=schedule)
+        model.compile(keras.optimizers.SGD(0.01, momentum=0.9), loss=loss)
+        callback = tfmot.sparsity.keras.UpdatePruningStep()
+        callback.set_model(model)
+        if prune:
+            callback.on_train_begin()
+
+        def step():
+            if prune:
+                callback.on_train_batch_begin(0)
+            model.train_on_batch(x, y)
+
+        step()
+        first.append(time.perf_counter() - began)
+        return step
+
+    steps, memory = [], []
+    for prune in (False, True):
+        steps.append(stepper(prune))
+        memory.append(peak_megabytes())
+    dense, pruned = medians(steps, rounds)
+    print(json.dumps({"dense": dense, "pruned": pruned, "first": first, "memory": memory}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

@@ -1,0 +1,33 @@
+"""The size of ResNet-56 at several sparsities: .keras; deflated (tfmot's route: strip, save, gzip); sparse file."""
+
+import tempfile
+import zlib
+from pathlib import Path
+
+SPARSITIES = (0.5, 0.8, 0.9, 0.95)
+
+
+def measure():
+    import keras
+
+    import tf_robustcomp as rc
+
+    rows = []
+    keras.utils.set_random_seed(0)
+    for sparsity in SPARSITIES:
+        model = rc.resnet_v2(56)
+        optimizer = rc.MagnitudePruning("sgd", rc.ConstantSparsity(sparsity, 0))
+        optimizer.build(model.trainable_variables)
+        optimizer.apply([keras.ops.zeros(v.shape) for v in model.trainable_variables], model.trainable_variables)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.keras"
+            model.save(path)
+            sizes = {".keras": path.stat().st_size, ".keras, gzip": len(zlib.compress(path.read_bytes(), 9))}
+            for coding, bits in (("float32", 5), ("float16", 5), ("codebook", 5)):
+                rc.save_sparse(model, path, coding, bits)
+                sizes[f"sparse file, {coding}"] = path.stat().st_size
+        rows += [
+            {"what": f"ResNet-56 at {sparsity:.0%}: {name}", "value": size / 1e3, "unit": "kB"}
+            for name, size in sizes.items()
+        ]
+    return rows
