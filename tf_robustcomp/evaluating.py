@@ -9,6 +9,8 @@ from pathlib import Path
 from tf_robustcomp import files, flags, runs
 from tf_robustcomp.errors import Error, InvalidArgument
 
+LONG_TABLE = 80  # rows
+
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationSettings:
@@ -97,7 +99,7 @@ def cached(path, subjects, given, kind, measure):
 
 
 def write(results, prefix, title=None):
-    """Write ``prefix.csv``, ``prefix.png`` and ``prefix.pdf``; print the table and the paths."""
+    """Write ``prefix.csv``, ``prefix.png`` and ``prefix.pdf``; print the table, unless it is long, and the paths."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -107,7 +109,8 @@ def write(results, prefix, title=None):
     axes = results.plot()
     axes.set_title(title)
     paths = figures.save(axes.figure, prefix)
-    print(results.table())
+    if len(results) <= LONG_TABLE:
+        print(results.table())
     print("\n".join(map(str, [f"{prefix}.csv", *paths])), flush=True)
 
 

@@ -47,9 +47,9 @@ def dual_estimate(model, images, gamma, rhos, adversary=None, progress=False):
 
     For the true maximum this is an upper bound on the worst case over the ball of radius rho, for every gamma (Sinha,
     Namkoong, Duchi 2018), and the published code calls it a certificate.  But an attack finds at most the maximum, so
-    what is computed here is a **lower estimate** of that upper bound and certifies nothing: a stronger attack may raise
-    it, and where it lies below a point of a worst-case curve it is that much too low.  At the attack's own rho it equals
-    the attacked distortion.
+    what is computed here is a **lower estimate** of that upper bound and certifies nothing: a stronger attack may
+    raise it, and where it lies below a point of a worst-case curve it is that much too low.  At the attack's own rho
+    it equals the attacked distortion.
 
     Args:
         model: as in `worst_case_curve`.
