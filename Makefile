@@ -4,7 +4,7 @@ BIN := .venv/bin
 LINE_LENGTH := $(shell sed -n 's/^max-line-length = //p' setup.cfg)
 TEST_JOBS ?= 2
 
-.PHONY: demo test test-backends lint format bench lock clean
+.PHONY: demo test test-backends test-faults lint format bench lock clean
 
 demo: .venv/.installed
 	$(BIN)/python -m tf_robustcomp.demo
@@ -16,6 +16,9 @@ test-backends: .venv/.backends
 	for backend in jax torch; do \
 	  OMP_NUM_THREADS=1 KERAS_BACKEND=$$backend $(BIN)/python -m pytest -m "not tensorflow_only" || exit 1; \
 	done
+
+test-faults: .venv/.test
+	FAULTS=full $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile tests/faults
 
 lint: .venv/.test
 	$(BIN)/ruff check --line-length $(LINE_LENGTH)

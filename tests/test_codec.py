@@ -197,6 +197,12 @@ def test_a_hostile_layout_writes_nothing(trained, inputs, tmp_path, capsys):
         good.replace(b"[3, 16, 16, 1]", b'"abc"'),
         good[:-1],
         b"[" + good[1:-1] + b"," + good[1:],
+        good.replace(b"3, 16", b"Infinity, 16"),
+        good.replace(b"3, 16", b"3.0, 16"),
+        good.replace(b"stack", b"st\\u0000ack"),
+        good.replace(b"stack", b"\\ud800"),
+        good.replace(b"stack", b"s" * 300),
+        b"[" * 100_000,
     ):
         path.write_bytes(forged(data, layout))
         capsys.readouterr()
@@ -231,6 +237,7 @@ def test_bad_input_is_one_line(trained, inputs, tmp_path, capsys):
         (["encode", f"--model={tmp_path}", out, inputs / "grey.png"], "not a run directory"),
         (["encode", model, out, "none.png"], "none.png: no such file"),
         (["encode", model, out, "cats"], "cats: not one of"),
+        (["encode", model, "--out=.", inputs / "grey.png"], "must be names of files"),
         (["encode", model, out, tmp_path / "bad.png"], "bad.png: not a PNG"),
         (["encode", model, out, tmp_path / "bad.npy"], "bad.npy: not a .npy"),
         (["encode", model, out, tmp_path / "objects.npy"], "objects.npy: not a .npy"),
@@ -253,6 +260,16 @@ def test_bad_input_is_one_line(trained, inputs, tmp_path, capsys):
         assert run(*words) == 2, words
         error = capsys.readouterr().err.strip()
         assert named in error and "\n" not in error, error
+
+
+def test_pictures_of_other_modes_keep_their_grey_and_their_transparency(tmp_path):
+    ramp = np.arange(0, 65536, 256, dtype=np.uint16).reshape(16, 16)
+    Image.fromarray(ramp).save(tmp_path / "A.PNG")
+    read = pictures.read(tmp_path / "A.PNG")
+    assert read.name == "A.png"
+    np.testing.assert_array_equal(read.pixels[0, ..., 0], ramp >> 8)
+    Image.new("LA", (4, 4), (100, 50)).save(tmp_path / "la.png")
+    np.testing.assert_array_equal(pictures.read(tmp_path / "la.png").pixels[0, 0, 0], [100, 100, 100, 50])
 
 
 def test_names_are_exported():

@@ -63,6 +63,10 @@ def encode(settings, inputs):
         raise InvalidArgument("encode takes at least one INPUT. Received: none (see --help)")
     run = runs.Run(_named(settings, "model"))
     _ = run.config
+    for path in (out, Path(settings.quality_report or out)):  # before the work, not after it
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.name:
+            raise InvalidArgument(f"--out and --quality-report must be names of files. Received: {path}")
     flags.import_backend_quietly()
     import numpy as np
 
@@ -71,6 +75,11 @@ def encode(settings, inputs):
     from tf_robustcomp.evaluation import quality
 
     model = _loaded(run)
+    if settings.mode == "entropy" and model.entropy_model is None:
+        raise InvalidArgument(
+            f"--model {run.path}: has no probabilities yet; fit them once with `codec fit --model={run.path}`, or give "
+            "--mode=fixed"
+        )
     items = [_sized(pictures.read(source), model, settings.resize) for source in inputs]
     names = [item.name for item in items]
     if len(set(names)) < len(names):
@@ -165,17 +174,24 @@ def _restored(data, model, stage):
 def _items(layout):
     """Names and shapes in a layout, which comes from outside: checked."""
     try:
-        items = [(str(item["name"]), tuple(int(size) for size in item["shape"])) for item in json.loads(layout)]
-    except (ValueError, KeyError, TypeError):
-        raise BitstreamError("its layout cannot be read") from None
-    for name, shape in items:
-        if len(shape) != 4 or min(shape) < 1 or shape[3] > 64 or Path(name).name != name or name.startswith("."):
-            raise BitstreamError("its layout is none that this command writes")
-        if Path(name).suffix not in (".png", ".npy") or (name.endswith(".png") and shape[3] not in (1, 3, 4)):
-            raise BitstreamError("its layout is none that this command writes")
+        items = [_item(**item) for item in json.loads(layout)]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise BitstreamError("its layout is none that this command writes") from None
     if len({name for name, _ in items}) < len(items):
         raise BitstreamError("its layout names a file twice")
     return items
+
+
+def _item(name, shape):
+    """One entry of a layout; ValueError if it is none that this command writes."""
+    from tf_robustcomp.datasets.pictures import MAX_CHANNELS, MODES
+
+    plain = name.isprintable() and Path(name).name == name and not name.startswith(".") and len(name.encode()) <= 255
+    sizes = len(shape) == 4 and all(type(size) is int and size > 0 for size in shape) and shape[3] <= MAX_CHANNELS
+    kind = name.endswith(".npy") or (name.endswith(".png") and shape[3] in MODES)
+    if not (plain and sizes and kind):
+        raise ValueError(name)
+    return name, tuple(shape)
 
 
 def _sized(item, model, resize):

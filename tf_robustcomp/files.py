@@ -5,6 +5,8 @@ import json
 import os
 from pathlib import Path
 
+from tf_robustcomp.errors import InvalidArgument
+
 
 @contextlib.contextmanager
 def replacing(path):
@@ -14,6 +16,8 @@ def replacing(path):
         path: final path, in a folder that exists.
     """
     path = Path(path)
+    if not path.name:
+        raise InvalidArgument(f"{path} is not the name of a file; give one")
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     try:
         yield temporary

@@ -126,7 +126,7 @@ def _sparsity(model):
 def _layers(model):
     from tf_robustcomp.sparsity import sparsity_report
 
-    report = sparsity_report(model)
+    report = sparsity_report(model, sizes=False)
     return {"sparsity": report.total.sparsity, "sparsity_per_layer": {row.path: row.sparsity for row in report.rows}}
 
 

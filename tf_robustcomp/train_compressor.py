@@ -205,6 +205,8 @@ def _start_from(model, trained, path):
 def _learning_rate(settings, steps_per_epoch, steps):
     import keras
 
+    from tf_robustcomp.training import stepwise
+
     schedules = keras.optimizers.schedules
     if settings.learning_rate_schedule == "cosine":
         warmup = settings.rate_warmup_steps
@@ -213,10 +215,8 @@ def _learning_rate(settings, steps_per_epoch, steps):
         return schedules.CosineDecay(
             0.0, max(1, steps - warmup), warmup_target=settings.learning_rate, warmup_steps=warmup
         )
-    boundaries = [round(epoch * steps_per_epoch) - 1 for epoch in settings.decay_epochs]
-    return schedules.PiecewiseConstantDecay(
-        boundaries, [settings.learning_rate * 0.2**i for i in range(len(boundaries) + 1)]
-    )
+    boundaries = [round(epoch * steps_per_epoch) for epoch in settings.decay_epochs]
+    return stepwise(boundaries, [settings.learning_rate * 0.2**i for i in range(len(boundaries) + 1)])
 
 
 def _adversary(settings):

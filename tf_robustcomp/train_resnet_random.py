@@ -63,13 +63,11 @@ def _build(settings, image_shape):
     import keras
 
     from tf_robustcomp.classifiers import resnet_v2
+    from tf_robustcomp.training import stepwise
 
     keras.utils.set_random_seed(settings.seed)
-    # Keras' schedule holds a rate up to and including its boundary; the published one changes at it.
-    schedule = keras.optimizers.schedules.PiecewiseConstantDecay(
-        [boundary - 1 for boundary in settings.boundaries], list(settings.learning_rates)
-    )
-    optimizer = keras.optimizers.SGD(schedule, momentum=0.9, nesterov=True)
+    rate = stepwise(settings.boundaries, settings.learning_rates)
+    optimizer = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True)
     return randomisation.compile_classifier(
         resnet_v2(settings.model_size, image_shape, bn_momentum=settings.bn_momentum), optimizer, settings
     )

@@ -92,6 +92,16 @@ def train(run, model, progress, batches, max_steps, log_steps, checkpoint_steps,
     run.finish(model)
 
 
+def stepwise(boundaries, rates):
+    """Learning rate that changes at each boundary, a step: a Keras schedule, or the one rate where there is none.
+
+    Keras' schedule holds a rate up to and including its boundary; here, as published, it changes at it.
+    """
+    if not boundaries:
+        return rates[0]
+    return keras.optimizers.schedules.PiecewiseConstantDecay([boundary - 1 for boundary in boundaries], list(rates))
+
+
 class _Keeper(keras.callbacks.Callback):
     """Keeps the run directory while fit runs."""
 

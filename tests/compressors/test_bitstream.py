@@ -174,6 +174,8 @@ def test_every_part_that_is_wrong_is_named(staged):
     ):
         with pytest.raises(rc.BitstreamError, match=message):
             staged.decompress(wrong)
+    with pytest.raises(rc.BitstreamError, match="trailing bytes"):
+        staged.decompress(data + b"junk", stage=1)
     with pytest.raises(rc.BitstreamError, match="made by another model"):
         other.decompress(data)
 
@@ -185,6 +187,8 @@ def test_every_part_that_is_wrong_is_named(staged):
         (lambda m: m.compress(pictures(m, 2)[:, :8]), "must have shape"),
         (lambda m: m.compress(pictures(m, 2) + 1), "must lie in"),
         (lambda m: m.compress(pictures(m, 2), max_distortion=0), "max_distortion must be > 0"),
+        (lambda m: m.compress(pictures(m, 2), max_distortion="5x"), "max_distortion must be > 0"),
+        (lambda m: m.decompress("text"), "data must be bytes"),
         (lambda m: rc.Compressor(3, **SHAPE).compress(pictures(m, 2)), "needs model.fit_entropy_model"),
     ],
 )
@@ -331,3 +335,10 @@ def test_a_forged_header_takes_no_memory(staged):
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 30e6
+
+
+def test_many_stored_images_are_several_pictures(staged, monkeypatch):
+    monkeypatch.setattr(bitstream, "PIECE_PIXELS", 16 * 16 * 3)
+    images = (np.round(pictures(staged, 8) * 255) / 255).astype("float32")
+    data = staged.compress(images, max_distortion=1e-9)
+    np.testing.assert_array_equal(staged.decompress(data), images)

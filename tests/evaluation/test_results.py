@@ -41,6 +41,8 @@ def test_csv_gives_back_the_same_values(all_results, tmp_path):
         results.to_csv(tmp_path / "r.csv")
         assert same(type(results).from_csv(tmp_path / "r.csv"), results)
         assert same(type(results).from_records(results.to_records()), results)
+        assert type(results).from_csv(tmp_path / "r.csv") == results
+        assert hash(type(results).from_records(results.to_records())) == hash(results)
         rows = list(csv.DictReader((tmp_path / "r.csv").open()))
         assert len(rows) == len(results) and set(rows[0]) == set(results.columns())
 

@@ -232,12 +232,12 @@ def test_callback_refuses_a_model_without_optimizer_or_with_another_rule():
 @pytest.mark.parametrize("rule", RULES)
 def test_every_argument_survives_the_config(rule):
     extra = {
-        rc.DNS: {"update_probability": 0.3, "band": 0.2, "exact": False, "seed": 9},
+        rc.DNS: {"update_probability": 0.3, "band": 0.2, "exact": True, "seed": 9},
         rc.RandomPruning: {"seed": 4},
         rc.RigL: {"drop_fraction": 0.1},
     }.get(rule, {})
     common = {"include": "dense", "train_unpruned": False, "name": "pruner", "cut_slots": "zero"}
-    common |= {"distribution": {"dense": 0.3}, "pattern": rc.NM(1, 4)}
+    common |= {"distribution": {"dense": 0.25}, "pattern": rc.NM(1, 4)}
     optimizer = rule(sgd(), decay(), **common, **extra)
     config = optimizer.get_config()
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(optimizer))

@@ -185,3 +185,67 @@ def test_the_monitor_writes_what_happens(tmp_path):
         assert cut[0] >= size / 2
     with pytest.raises(ValueError, match="PruningMonitor needs"):
         compiled(dense_net(), "sgd").fit(x, y, verbose=0, callbacks=[rc.PruningMonitor(tmp_path / "other")])
+
+
+@pytest.mark.parametrize("train_unpruned", [True, False])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_averages_are_those_of_the_variables_that_train(train_unpruned, scaled):
+    """With a learning rate of 0 the average of a weight is the weight: nothing may change but what is cut."""
+    x, y = small_data()
+    inner = keras.optimizers.SGD(0.0, use_ema=True)
+    inner = keras.optimizers.LossScaleOptimizer(inner) if scaled else inner
+    optimizer = rc.MagnitudePruning(
+        inner, rc.ConstantSparsity(0.5, 0), include="dense_1/kernel", train_unpruned=train_unpruned
+    )
+    model = compiled(dense_net(), optimizer)
+    before = model.get_weights()
+    model.fit(x, y, verbose=0)
+    for one, two in zip(before, model.get_weights(), strict=True):
+        changed = ~np.isclose(one, two, atol=1e-6)
+        assert not changed.any() if one.shape != (16, 4) else (two[changed] == 0).all()
+    assert rc.sparsity_report(model, sizes=False).total.sparsity == 0.5
+
+
+def test_averages_reach_the_weights_through_loss_scaling():
+    x, y = small_data()
+    weights = []
+    for use_ema in (True, False):
+        keras.utils.set_random_seed(3)
+        inner = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.5, use_ema=use_ema, ema_momentum=0.9))
+        model = compiled(dense_net(), rc.MagnitudePruning(inner, rc.ConstantSparsity(0.5, 0)))
+        model.fit(x, y, batch_size=16, shuffle=False, verbose=0)
+        weights.append(model.get_weights())
+    assert any(np.abs(a - b).max() > 1e-3 for a, b in zip(*weights, strict=True))
+
+
+def test_a_step_that_overflows_leaves_the_scores_of_movement_pruning_finite():
+    variable = keras.Variable(np.ones((4, 4), "float32"), name="kernel")
+    scaler = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=8.0)
+    optimizer = rc.MovementPruning(scaler, rc.ConstantSparsity(0.5, 0, frequency=1))
+    optimizer.build([variable])
+    for value in (np.inf, 8.0):  # the second is a gradient of 1, if the scale is still 8, of 2 if it was halved
+        optimizer.apply([ops.convert_to_tensor(np.full((4, 4), value, "float32"))], [variable])
+    state = ops.convert_to_numpy(optimizer.pruned[0].state)
+    assert np.isfinite(state).all()
+    assert -2.0 <= state.min() <= state.max() <= -0.8
+
+
+@pytest.mark.parametrize("cut_slots", ["keep", "zero"])
+def test_accumulated_gradients_are_whole_for_cut_weights_and_for_rules(cut_slots):
+    variable = keras.Variable(np.ones((2, 2), "float32"), name="kernel")
+
+    class Seen(rc.PruningOptimizer):
+        uses_gradient = True
+        gradients = []
+
+        def surgery(self, weights, mask, threshold, moment):
+            self.gradients.append(ops.convert_to_numpy(moment.gradient).copy())
+            return ops.convert_to_tensor([[True, False], [True, False]]), threshold
+
+    inner = keras.optimizers.SGD(1.0, gradient_accumulation_steps=4)
+    optimizer = Seen(inner, rc.ConstantSparsity(0.5, 0, frequency=1), cut_slots=cut_slots)
+    optimizer.build([variable])
+    for value in (1.0, 2.0, 3.0, 6.0):
+        optimizer.apply([ops.full((2, 2), value)], [variable])
+    np.testing.assert_allclose(optimizer.gradients[-1], 3.0)
+    np.testing.assert_allclose(ops.convert_to_numpy(optimizer.pruned[0].dense), 1.0 - 3.0)

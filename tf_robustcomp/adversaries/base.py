@@ -61,9 +61,13 @@ def check_at_least(name, value, least):
 
 def check_positive(name, value):
     """``value`` as a float, if it is finite and above 0; else InvalidArgument."""
-    if not (np.isfinite(value) and value > 0):
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not (np.isfinite(number) and number > 0):
         raise InvalidArgument(f"{name} must be > 0. Received: {name}={value}")
-    return float(value)
+    return number
 
 
 def step_seed(purpose, seed, step):

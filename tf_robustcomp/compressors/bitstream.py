@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import math
+import struct
 import zlib
 
 import numpy as np
@@ -20,6 +21,8 @@ from tf_robustcomp.errors import BitstreamError, InvalidArgument
 MODES = ("entropy", "fixed")
 BATCH = 250
 STORED = 0  # the kind of an image that is stored losslessly; other kinds are stages
+PIECE = struct.Struct("<I")
+PIECE_PIXELS = 2**24
 INFLATION = 1100  # no deflated data unpacks to more than this many times its size
 
 
@@ -120,7 +123,10 @@ def decompress(model, data, stage=None, progress=False):
         BitstreamError: says what is wrong with the stream.
         InvalidArgument: no such stage.
     """
-    header = container.read_header(bytes(data))
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise InvalidArgument(f"data must be bytes. Received: {type(data).__name__}")
+    data = bytes(data)
+    header = container.read_header(data)
     if header.fingerprint != fingerprint(model):
         raise BitstreamError(
             f"made by another model: the stream's fingerprint is {header.fingerprint.hex()}, this model's "
@@ -129,7 +135,7 @@ def decompress(model, data, stage=None, progress=False):
     if header.image_shape != model.image_shape:
         raise BitstreamError(f"its images are {header.image_shape}, the model's {model.image_shape}")
     last = model.stages if stage is None else model.check_stage(stage)
-    if stage is None and len(data) != header.end:
+    if len(data) > header.end or (stage is None and len(data) < header.end):
         what = "truncated" if len(data) < header.end else "trailing bytes"
         stages = [entry for entry in header.entries if entry.kind < KINDS and entry.start + entry.size <= len(data)]
         hint = f"; stage={stages[-1].kind} can be decoded from what is there" if stages else ""
@@ -196,9 +202,7 @@ def _store(images):
     scaled = np.round(images * 255)
     if np.array_equal((scaled / 255).astype(np.float32), images):
         flat = scaled.astype(np.uint8).reshape(count * height, width * channels)
-        file = io.BytesIO()
-        Image.fromarray(flat).save(file, "png", optimize=True)
-        return Part(LOSSLESS, container.PNG, file.getvalue(), zlib.crc32(flat.tobytes()))
+        return Part(LOSSLESS, container.PNG, _png(flat, Image), zlib.crc32(flat.tobytes()))
     planes = np.ascontiguousarray(images.astype("<f4").reshape(-1, 1).view(np.uint8).T).tobytes()
     return Part(LOSSLESS, container.DEFLATE, zlib.compress(planes, 9), zlib.crc32(planes))
 
@@ -230,18 +234,43 @@ def check_stored(images):
     return images
 
 
+def _png(flat, image_module):
+    """PNGs of a tall grey picture, in pieces of a size that every reader opens, each after its length."""
+    pieces = []
+    for rows in _pieces(flat.shape):
+        file = io.BytesIO()
+        image_module.fromarray(flat[rows]).save(file, "png", optimize=True)
+        pieces.append(PIECE.pack(file.tell()) + file.getvalue())
+    return b"".join(pieces)
+
+
 def _read_png(part, shape):
     from PIL import Image
 
+    found, at = [], 0
     try:
-        with Image.open(io.BytesIO(part), formats=["png"]) as picture:
-            if picture.size[::-1] != shape or picture.mode != "L":
-                raise BitstreamError(f"{container.part_name(LOSSLESS)} do not have the size that the header states")
-            return np.asarray(picture)
+        for rows in _pieces(shape):
+            (size,) = PIECE.unpack_from(part, at)
+            at += PIECE.size
+            with Image.open(io.BytesIO(part[at : at + size]), formats=["png"]) as picture:
+                if picture.size[::-1] != (rows.stop - rows.start, shape[1]) or picture.mode != "L":
+                    raise BitstreamError(f"{container.part_name(LOSSLESS)} do not have the size that the header states")
+                found.append(np.asarray(picture))
+            at += size
     except BitstreamError:
         raise
     except Exception:  # Pillow has many
         raise BitstreamError(f"{container.part_name(LOSSLESS)} cannot be read") from None
+    if at != len(part):
+        raise BitstreamError(f"{container.part_name(LOSSLESS)} have bytes left")
+    return np.concatenate(found)
+
+
+def _pieces(shape):
+    """Slices of the rows of a picture, each of at most PIECE_PIXELS."""
+    height, width = shape
+    rows = max(1, PIECE_PIXELS // width)
+    return [slice(first, min(first + rows, height)) for first in range(0, height, rows)]
 
 
 def _inflate(part, entry):

@@ -7,10 +7,11 @@ from tf_robustcomp.errors import BitstreamError, InvalidArgument
 
 TOTAL_BITS = 16
 TOTAL = 2**TOTAL_BITS  # every row of a table sums to this, so that a probability is an exact float
-LEAST_BITS = 1 / 64  # a symbol's cost at least: no table is surer, so that a short stream cannot claim many symbols
+LEAST_BITS = 1 / 8  # a symbol's cost at least: no table is surer, so that a short stream cannot claim many symbols
 GREATEST = int(TOTAL * 2**-LEAST_BITS)
 PRIOR = 8.0  # weight, in symbols, of the histogram without context within each context
 MAX_PARENTS = 2
+MOST_ENTRIES = 4  # of a table, for each row that it is fitted to
 WORTH = 0.005  # share of a latent's held-out bits that a parent must save
 WORD = np.dtype("<u4")
 
@@ -156,6 +157,8 @@ def _choose_parents(symbols, latent, levels, max_parents):
     chosen: tuple[int, ...] = ()
     best = bits(chosen)
     while len(chosen) < max_parents:
+        if levels ** (len(chosen) + 2) > MOST_ENTRIES * len(symbols):
+            break  # a table that so few rows cannot fill
         tried = [(*chosen, other) for other in range(latent) if other not in chosen]
         costs = [bits(parents) for parents in tried]
         if not costs or min(costs) > (1 - WORTH) * best:

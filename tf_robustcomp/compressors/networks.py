@@ -3,7 +3,7 @@
 import math
 
 import keras
-from keras import layers
+from keras import layers, ops
 
 from tf_robustcomp.adversaries.base import check_at_least
 from tf_robustcomp.errors import InvalidArgument
@@ -46,7 +46,7 @@ def encoder(latent_dim, width=64, image_shape=(32, 32, 1), dtype=None, name="enc
 def angle_net(width=64, image_shape=(32, 32, 1), dtype=None, name="angle_net"):
     """Images (n, h, w, c) -> (n, 2) in float32, along (cos, sin) of their turn: the encoder's body, a linear end."""
     images, x = _trunk(width, image_shape, dtype)
-    x = layers.LeakyReLU(negative_slope=0.2, dtype=dtype)(x)
+    x = _leaky_relu(x)
     x = _dense(layers.Flatten(dtype=dtype)(x), 2, dtype)
     return keras.Model(images, layers.Activation("linear", dtype="float32")(x), name=name)
 
@@ -80,9 +80,15 @@ def _trunk(width, image_shape, dtype):
     x = images
     for factor in (1, 2, 4):
         x = _conv(layers.Conv2D, x, factor * width, dtype)
-        x = layers.LeakyReLU(negative_slope=0.2, dtype=dtype)(x)
+        x = _leaky_relu(x)
         x = layers.BatchNormalization(**NORM, dtype=dtype)(x)
     return images, _conv(layers.Conv2D, x, 8 * width, dtype)
+
+
+def _leaky_relu(x):
+    # As a maximum: TensorFlow's graph optimiser gives up on the gradient of its own LeakyRelu, and with it on fusing
+    # convolutions, which costs a third of an attack's speed.
+    return ops.maximum(x, 0.2 * x)
 
 
 def _conv(kind, x, channels, dtype):

@@ -11,6 +11,7 @@ from tf_robustcomp.errors import DataError, InvalidArgument
 
 SUFFIXES = (".npz", ".npy", ".png")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+MAX_CHANNELS = 64
 BOMB = 2**28  # pixels of a PNG at most
 
 
@@ -41,7 +42,7 @@ def read(source):
     if not path.is_file():
         raise DataError(f"{source}: no such file")
     array = {".npz": _read_npz, ".npy": _read_npy, ".png": _read_png}[path.suffix.lower()](path)
-    name = path.name if path.suffix.lower() == ".png" else f"{path.stem}.npy"
+    name = path.stem.lstrip(".") + (".png" if path.suffix.lower() == ".png" else ".npy")
     return Pictures(name, _bytes(source, array))
 
 
@@ -138,10 +139,7 @@ def _read_png(path):
         with Image.open(path, formats=["png"]) as picture:
             if picture.width * picture.height > BOMB:
                 raise DataError(f"{path}: {picture.width} x {picture.height} pixels are more than {BOMB}")
-            mode = picture.mode
-            if mode not in MODES.values():
-                mode = "L" if mode in ("1", "I", "I;16", "LA") else "RGB"
-            array = np.asarray(picture.convert(mode))
+            array = _eight_bits(picture)
     except DataError:
         raise
     except Exception as error:  # Pillow has many
@@ -149,10 +147,21 @@ def _read_png(path):
     return array[None, ..., None] if array.ndim == 2 else array[None]
 
 
+def _eight_bits(picture):
+    """Pixels of a picture of any mode: grey, RGB, or RGBA where it has transparency."""
+    if picture.mode.startswith("I"):  # 16 bits a pixel
+        return (np.asarray(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+    if picture.mode in MODES.values():
+        return np.asarray(picture)
+    if picture.mode in ("LA", "PA") or "transparency" in picture.info:
+        return np.asarray(picture.convert("RGBA"))
+    return np.asarray(picture.convert("L" if picture.mode == "1" else "RGB"))
+
+
 def _bytes(source, array):
     if array.ndim == 3:
         array = array[..., None]
-    if array.ndim != 4 or not array.size:
+    if array.ndim != 4 or not array.size or array.shape[3] > MAX_CHANNELS:
         raise DataError(f"{source}: must hold images (n, h, w) or (n, h, w, c). Found: shape {array.shape}")
     if array.dtype == np.uint8:
         return np.asarray(array)

@@ -23,7 +23,7 @@ class DualPoint(Row):
     images: int
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class DualEstimate(Results):
     """Straight lines of slope gamma, as `dual_estimate` gives them."""
 

@@ -24,7 +24,7 @@ class RateRow(Row):
     distortion: float
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Rates(Results):
     """Distortion against the file's bits per image."""
 
@@ -62,7 +62,7 @@ class PromiseRow(Row):
     stored: float
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Promise(Results):
     """Rows for each model and shift."""
 

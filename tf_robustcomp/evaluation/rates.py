@@ -27,7 +27,7 @@ class RatePoint(Row):
     images: int
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class RateAllocation(Results):
     """Distortion against rate for every stage of every model."""
 

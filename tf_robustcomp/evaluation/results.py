@@ -24,7 +24,7 @@ class Row:
         return self.model if self.stages == 1 else f"{self.model}, stage {self.stage}"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Results:
     """Rows of one kind, in order; immutable, equal where the rows are equal.
 
@@ -37,6 +37,16 @@ class Results:
 
     def __post_init__(self):
         object.__setattr__(self, "rows", tuple(self.rows))
+
+    def __eq__(self, other):
+        """Same kind, same rows; nan equals nan."""
+        return type(other) is type(self) and self._key() == other._key()
+
+    def __hash__(self):
+        return hash(self._key())
+
+    def _key(self):
+        return tuple(tuple(map(_plain, dataclasses.astuple(row))) for row in self.rows)
 
     def __add__(self, other):
         if type(other) is not type(self):

@@ -43,7 +43,7 @@ AXIS_NAMES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class ShiftCurve(Results):
     """Distortion against the strength of one kind of shift."""
 
@@ -121,7 +121,7 @@ def lp_curve(models, images, epsilons, norm="l2", steps=20, progress=False):
         raise InvalidArgument(f"norm must be 'l2' or 'linf'. Received: norm={norm!r}")
     models = subjects.labelled(models)
     images = subjects.checked_images(models, images)
-    adversaries = [balls[norm](epsilon, steps=steps) for epsilon in np.atleast_1d(epsilons)]
+    adversaries = [balls[norm](epsilon, steps=steps) for epsilon in _strengths("epsilons", epsilons)]
     parts, rows = subjects.batches(images), []
     for start, model, stage, bar in subjects.each_stage(models, len(parts) * len(adversaries), progress, norm):
         arguments = subjects.call_arguments(model, stage)
@@ -140,7 +140,10 @@ def _turned(part, angle, number):
 
 
 def _strengths(name, values, signed=False):
-    strengths = [float(value) for value in np.atleast_1d(values)]
+    try:
+        strengths = [float(value) for value in np.atleast_1d(values)]
+    except (TypeError, ValueError):
+        strengths = [float("nan")]
     if not strengths or not all(math.isfinite(value) and (signed or value >= 0) for value in strengths):
         rule = "finite numbers" if signed else "numbers >= 0"
         raise InvalidArgument(f"{name} must be {rule}. Received: {strengths}")

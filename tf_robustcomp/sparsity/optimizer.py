@@ -13,6 +13,8 @@ from tf_robustcomp.backend import update_on_every_replica
 from tf_robustcomp.errors import InvalidArgument
 from tf_robustcomp.sparsity import distributions, patterns, schedules
 
+NOT_KERNELS = ("bias", "gamma", "beta", "alpha")
+
 
 class PrunedVariable(NamedTuple):
     """A model's variable and what the optimizer keeps beside it; all but the threshold are of the variable's shape."""
@@ -35,12 +37,13 @@ class Moment(NamedTuple):
     number: int = 0  # of the variable among the pruned ones
     gradient: Any = None  # of the loss at the masked weights, for rules that use it; None without a gradient
     state: Any = None  # what `observe` returned
+    made: Any = True  # bool, were weights updated at this step? not while gradients are only being accumulated
 
 
 def is_kernel(path, variable):
-    """Default choice of what to prune: tensors of rank >= 2 that are neither biases nor normalisation parameters."""
+    """Default choice of what to prune: tensors of rank >= 2 that are no parameters of bias, norm or activation."""
     name = path.split("/")[-1]
-    return len(variable.shape) >= 2 and not any(word in name for word in ("bias", "gamma", "beta"))
+    return len(variable.shape) >= 2 and not any(word in name for word in NOT_KERNELS)
 
 
 class PruningOptimizer(keras.optimizers.Optimizer):
@@ -86,6 +89,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
 
     revives = True  # whether the dense value of a cut weight lives on; else a weight that comes back begins at 0
     keeps_state = False  # whether `observe` is asked at every step
+    scores_compare = True  # whether scores of two variables are on one scale, as "global" needs
     uses_gradient = False  # whether `Moment.gradient` is there
 
     def __init__(
@@ -112,6 +116,11 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         self.pattern = patterns.get(pattern)
         self.train_unpruned = train_unpruned
         self.cut_slots = cut_slots
+        if self.distribution.needs_scores and not self.scores_compare:
+            raise InvalidArgument(
+                f"distribution 'global' needs scores that compare between variables, which those of "
+                f"{type(self).__name__} do not"
+            )
         if self.distribution.needs_scores and isinstance(self.pattern, patterns.NM):
             raise InvalidArgument(
                 "distribution 'global' and pattern NM exclude each other: NM fixes each group's share"
@@ -173,11 +182,12 @@ class PruningOptimizer(keras.optimizers.Optimizer):
                 f"include must choose at least one variable. Received: include={self.include!r}, which matches none of "
                 f"the {len(variables)} trainable variables ({paths}, ...)"
             )
-        for variable in chosen:
-            self.pattern.check(variable.path, variable.shape)
         ratios = self.distribution.ratios(
             self.schedule.final, [v.path for v in chosen], [tuple(v.shape) for v in chosen]
         )
+        for variable, ratio in zip(chosen, ratios, strict=True):
+            self.pattern.check(variable.path, variable.shape)
+            self.pattern.check_sparsity(variable.path, ratio * self.schedule.final)
         trained = list(variables) if self.train_unpruned else chosen
         self.inner_optimizer.build(trained)
         # In a namespace, for Keras takes the variables in an attribute's lists and tuples for the optimizer's own.
@@ -198,16 +208,35 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             trained = {self._var_key(variable) for variable in self._lists.trained}
             pairs = [pair for pair in zip(grads, variables, strict=True) if self._var_key(pair[1]) in trained]
             grads, variables = zip(*pairs, strict=True)
-        gradient_of = {}
-        if self.uses_gradient:
-            gradient_of = {self._var_key(variable): grad for grad, variable in zip(grads, variables, strict=True)}
+        gradients = self._gradients(grads, variables) if self.uses_gradient else [None] * len(self.pruned)
         step = ops.cast(self.inner_optimizer.iterations, "int32") + 0  # a copy: the counter is about to move
         update_on_every_replica([(_restore, (p.variable, p.dense, p.mask)) for p in self.pruned])
         self.inner_optimizer.apply(list(grads), list(variables))
         # While gradients are only being accumulated, no update was made, and none is made to the masks.
         made = ops.cast(self.inner_optimizer.iterations, "int32") > step
-        self._prune(step, made, [gradient_of.get(self._var_key(p.variable)) for p in self.pruned])
+        self._prune(step, made, gradients)
         self._iterations.assign_add(1)
+
+    def _gradients(self, grads, variables):
+        """What the inner optimizer will apply: unscaled, averaged over accumulated steps; None where there is none."""
+        given = {self._var_key(variable): grad for grad, variable in zip(grads, variables, strict=True)}
+        found = []
+        for p in self.pruned:
+            gradient = _dense(given.get(self._var_key(p.variable)))
+            for optimizer in _nested(self.inner_optimizer) if gradient is not None else ():
+                if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+                    gradient = gradient / ops.cast(ops.convert_to_tensor(optimizer.dynamic_scale), "float32")
+                steps = optimizer.gradient_accumulation_steps
+                if steps and self._is_trained_by(optimizer, p.variable):
+                    places = [id(variable) for variable in optimizer._trainable_variables]
+                    accumulated = optimizer._accumulated_gradients[places.index(id(p.variable))]
+                    gradient = (gradient + ops.cast(ops.convert_to_tensor(accumulated), "float32")) / steps
+            found.append(gradient)
+        return found
+
+    @staticmethod
+    def _is_trained_by(optimizer, variable):
+        return any(one is variable for one in optimizer._trainable_variables)
 
     def _prune(self, step, made, gradients):
         update_now, sparsity = self.schedule(step)
@@ -215,7 +244,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         active = ops.logical_and(self.schedule.is_active(step), made)
         draws = self.draws(step, len(self.pruned))
         moments = [
-            Moment(step, active, update_now, sparsity * self._lists.ratios[i], draws[i], i, _dense(gradients[i]))
+            Moment(step, active, update_now, sparsity * self._lists.ratios[i], draws[i], i, gradients[i], made=made)
             for i in range(len(self.pruned))
         ]
         if self.distribution.needs_scores:
@@ -232,8 +261,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         in_use = ops.convert_to_tensor(mask)
         magnitudes = ops.cast(weights, "float32")
         if state is not None:
-            moment = moment._replace(state=ops.convert_to_tensor(state))
-            moment = moment._replace(state=self.observe(magnitudes, in_use, moment))
+            moment = moment._replace(state=self._observed(magnitudes, in_use, moment, ops.convert_to_tensor(state)))
             state.assign(moment.state)
         new_mask, new_threshold = self.surgery(magnitudes, in_use, ops.convert_to_tensor(threshold), moment)
         masked = ops.where(new_mask, weights, ops.zeros_like(weights))
@@ -243,6 +271,11 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         mask.assign(new_mask)
         threshold.assign(new_threshold)
         variable.assign(masked)
+
+    def _observed(self, weights, mask, moment, state):
+        """The state after a step; that of steps that were not made, or not in finite numbers, is left out."""
+        after = self.observe(weights, mask, moment._replace(state=state))
+        return ops.where(ops.logical_and(moment.made, ops.isfinite(after)), after, state)
 
     def _with_global_sparsities(self, moments, sparsity):
         """Share of each variable by the scores of all; looked up only when masks are due."""
@@ -310,9 +343,8 @@ class PruningOptimizer(keras.optimizers.Optimizer):
 
     def finalize_variable_values(self, var_list):
         """The inner optimizer's last word (EMA), masked again."""
-        if not getattr(self.inner_optimizer, "use_ema", False):
-            return
-        self.inner_optimizer.finalize_variable_values(var_list)
+        del var_list  # the inner optimizer averages what it trains, which may be less
+        self.inner_optimizer.finalize_variable_values(self._lists.trained)
         for p in self.pruned:
             weights = ops.convert_to_tensor(p.variable)
             p.variable.assign(ops.where(ops.convert_to_tensor(p.mask), weights, ops.zeros_like(weights)))
@@ -367,7 +399,7 @@ def _slots_by_variable(inner, chosen):
         for name, slots in vars(optimizer).items():
             if not isinstance(slots, (list, tuple)) or len(slots) != len(trained):
                 continue
-            if name in ("_trainable_variables", "_model_variables_moving_average"):
+            if name in ("_trainable_variables", "_model_variables_moving_average", "_accumulated_gradients"):
                 continue
             first = getattr(optimizer, "initial_accumulator_value", 0.0) if name == "_accumulators" else 0.0
             for slot, variable in zip(slots, trained, strict=True):

@@ -23,6 +23,13 @@ class Pattern:
             InvalidArgument: names the variable.
         """
 
+    def check_sparsity(self, path, sparsity):
+        """Refuse a final sparsity of a variable that the pattern cannot have.
+
+        Raises:
+            InvalidArgument: names the variable.
+        """
+
     def pool(self, values):
         """Means over the units: a variable's tensor -> (units,)."""
         raise NotImplementedError
@@ -162,7 +169,10 @@ class NM(Pattern):
     Args:
         n: int, weights of a group that stay.
         m: int > n, weights of a group; must divide the axis.
-        axis: of the variable; the default is the input of dense layers and convolutions (GPUs want this one).
+        axis: of the variable; the default is the input of dense layers and convolutions (GPUs want this one).  It is
+            -1 for transposed convolutions; kernels of EinsumDense and MultiHeadAttention have the axes of their
+            equation, (input, heads, size) for queries: leave them out with ``include`` or give theirs an optimizer of
+            their own.
     """
 
     n: int = 2
@@ -179,6 +189,15 @@ class NM(Pattern):
             raise InvalidArgument(
                 f"groups of {self.m} must divide axis {self.axis} of every pruned variable. Received: {path} of shape "
                 f"{tuple(shape)}"
+            )
+
+    def check_sparsity(self, path, sparsity):
+        """A whole number of each group goes, M - N at most."""
+        cut = sparsity * self.m
+        if abs(cut - round(cut)) > 1e-4 or round(cut) > self.m - self.n:
+            raise InvalidArgument(
+                f"with {self.n}:{self.m} a final sparsity must be a multiple of 1/{self.m}, at most "
+                f"{1 - self.n / self.m:g}. Received: {sparsity:g} for {path}"
             )
 
     def pool(self, values):

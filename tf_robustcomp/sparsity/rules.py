@@ -1,5 +1,6 @@
 """Which weights go: the pruning rules, each a subclass of `PruningOptimizer` with one hook."""
 
+import functools
 import math
 
 import keras
@@ -8,7 +9,7 @@ from keras import ops
 from tf_robustcomp.errors import InvalidArgument
 from tf_robustcomp.random import StepSeed
 from tf_robustcomp.sparsity.optimizer import PruningOptimizer
-from tf_robustcomp.sparsity.patterns import NM
+from tf_robustcomp.sparsity.patterns import NM, Unstructured
 
 
 @keras.saving.register_keras_serializable(package="tf_robustcomp")
@@ -95,6 +96,7 @@ class RigL(PruningOptimizer):
 
     revives = False
     uses_gradient = True
+    scores_compare = False
 
     def __init__(self, *args, drop_fraction=0.3, **kwargs):
         super().__init__(*args, **kwargs)
@@ -153,6 +155,8 @@ class DNS(_Seeded):
             raise InvalidArgument(
                 f"update_probability must lie in (0, 1]. Received: update_probability={update_probability}"
             )
+        if not exact and not isinstance(self.pattern, Unstructured):
+            raise InvalidArgument(f"exact must be True for a pattern. Received: exact=False, pattern={self.pattern}")
         if not 0.0 <= band < 1.0:
             raise InvalidArgument(f"band must lie in [0, 1). Received: band={band}")
         self.update_probability = update_probability
@@ -187,7 +191,14 @@ class DNS(_Seeded):
         )
         spliced = ops.logical_or(in_use, units >= (1.0 + self.band) * threshold)
         operated = ops.logical_and(spliced, units > (1.0 - self.band) * threshold)
+        if self.exact:  # by rank, which parts equal magnitudes too
+            ranked = functools.partial(self._ranked, units, in_use, moment)
+            operated = ops.cond(moment.update_now, ranked, lambda: operated)
         return self.pattern.expand(ops.where(operate, operated, in_use), weights.shape), threshold
+
+    def _ranked(self, units, in_use, moment):
+        order = ops.argsort(ops.argsort(self.scores(units, in_use, moment)))
+        return ops.cast(order, "float32") >= ops.round(moment.sparsity * units.shape[0])
 
     def _threshold(self, units, in_use, moment):
         if not self.exact:

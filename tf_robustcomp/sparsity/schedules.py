@@ -57,6 +57,9 @@ class Schedule:
         return cls(**config)
 
     def _check(self, **sparsities):
+        for name in ("begin_step", "end_step", "frequency"):
+            if int(getattr(self, name)) != getattr(self, name):
+                raise InvalidArgument(f"{name} must be an integer. Received: {name}={getattr(self, name)}")
         for name, value in sparsities.items():
             if not 0.0 <= value < 1.0:
                 raise InvalidArgument(f"{name} must lie in [0, 1). Received: {name}={value}")

@@ -29,8 +29,8 @@ MAX_AXES = 32
 def save_sparse(model, path, coding="float32", bits=5):
     """Write a model, its zeros counting almost nothing.
 
-    Kernels (tensors of rank >= 2) are coded as asked, everything else exactly.  The optimizer's state is left out: the
-    file is for use and for sending, `model.save` for going on with training.
+    Kernels (float32 tensors of rank >= 2) are coded as asked, everything else exactly.  The optimizer's state is left
+    out: the file is for use and for sending, `model.save` for going on with training.
 
     Args:
         model: built ``keras.Model`` that Keras can serialise.
@@ -66,7 +66,8 @@ def save_sparse(model, path, coding="float32", bits=5):
 def load_sparse(path, custom_objects=None):
     """Read what ``save_sparse`` wrote: a built, uncompiled model.
 
-    No code in the file is run: Keras' safe mode is on, and nothing is unpickled.
+    No code in the file is run: Keras' safe mode is on, and nothing is unpickled.  The model is made before its weights
+    are read, so a file may ask for as much memory as the layers that it names take.
 
     Args:
         path: of the file.

@@ -1,0 +1,145 @@
+"""Killed at random moments and started again, every entry point ends in the files of a run that was never killed."""
+
+import functools
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from tests.faults import programs
+from tests.faults.programs import CLASSIFIER, COMPRESSOR, words
+from tests.sparsity.models import numpy_state
+from tf_robustcomp import runs
+
+pytestmark = pytest.mark.tensorflow_only
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A classifier and a compressor for the entry points that start from one."""
+    folder = tmp_path_factory.mktemp("trained")
+    jobs = [
+        words(
+            "train_resnet_random",
+            "train",
+            *CLASSIFIER,
+            "--max-steps=6",
+            "--learning-rates=0.05",
+            "--boundaries=",
+            f"--train-dir={folder / 'classifier'}",
+        ),
+        words(
+            "train_compressor", "train", *COMPRESSOR, "--latent-dim=3", "--epochs=1", f"--train-dir={folder / 'code'}"
+        ),
+    ]
+    for job in jobs:
+        code, _, stderr = programs.run(job)
+        assert code == 0, stderr[-1000:]
+    return folder
+
+
+PRUNED = ["--max-steps=24", "--ramp-steps=12", "--update-steps=3", "--target-sparsity=0.8"]
+CLASSIFIED = ["--max-steps=24", "--learning-rates=0.05,0.01", "--boundaries=8", "--proportion-random=0.5"]
+ATTACKED = ["--latent-dim=3", "--epochs=6", "--adversary=wasserstein", "--rho=5", "--attack-steps=2"]
+ATTACKS = ["--data=digits", "--images=40", "--gammas=4,2,1", "--attack-steps=5", "--check-images=4"]
+
+
+def commands(trained):
+    """Entry points by name: a function of the run directory that gives the command."""
+    start, code = f"--warm-start={trained / 'classifier'}", f"--models={trained / 'code'}"
+    arguments = {
+        "train_resnet_random": lambda out: ["train", *CLASSIFIER, *CLASSIFIED, "--checkpoint-steps=1"],
+        "prune_resnet_dns": lambda out: ["train", *CLASSIFIER, *PRUNED, start, "--checkpoint-steps=1"],
+        "train_compressor": lambda out: [
+            "train",
+            *COMPRESSOR,
+            *ATTACKED,
+            "--augmentation=rotation",
+            "--checkpoint-steps=1",
+        ],
+        "eval_wass_ball": lambda out: [code, *ATTACKS, f"--output={out / 'w'}"],
+        "eval_rotations": lambda out: [code, "--data=digits", "--angle-step=20", f"--output={out / 'r'}"],
+    }
+
+    def maker(name):
+        folder = (lambda out: [f"--train-dir={out}"]) if not name.startswith("eval") else (lambda out: [])
+        return lambda out: words(name, *arguments[name](out), *folder(out))
+
+    return {name: maker(name) for name in arguments}
+
+
+def same(one, two):
+    """Two directories hold the same results, bit for bit, and nothing left over."""
+    names = [
+        sorted(
+            str(path.relative_to(folder))
+            for path in folder.rglob("*")
+            if path.is_file() and "tfevents" not in path.name
+        )
+        for folder in (one, two)
+    ]
+    assert names[0] == names[1]
+    for name in names[0]:
+        if name.endswith(".keras"):
+            first, second = runs.Run(one).load_model(), runs.Run(two).load_model()
+            for a, b in zip(numpy_state(first), numpy_state(second), strict=True):
+                np.testing.assert_array_equal(a, b)
+        else:
+            assert (one / name).read_bytes() == (two / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    "name", ["train_resnet_random", "prune_resnet_dns", "train_compressor", "eval_wass_ball", "eval_rotations"]
+)
+def test_killed_at_random_moments_it_ends_in_the_same_files(name, trained, tmp_path, amount):
+    command = commands(trained)[name]
+    straight = tmp_path / "straight"
+    straight.mkdir()
+    began = time.monotonic()
+    code, _, stderr = programs.run(command(straight))
+    assert code == 0, stderr[-1000:]
+    took = time.monotonic() - began
+    rng = np.random.default_rng()
+    for trial in range(amount(1, 5)):
+        killed = tmp_path / f"killed{trial}"
+        killed.mkdir()
+        survived = 0
+        for _ in range(3):  # twice or more in one run, wherever it then stands
+            code, stderr = programs.kill_after(command(killed), rng.uniform(0.4, 1.0) * took)
+            assert code in (0, -signal.SIGKILL), stderr[-1000:]
+            survived += code == 0
+            if survived:
+                break
+        code, _, stderr = programs.run(command(killed))
+        assert code == 0, stderr[-1000:]
+        same(straight, killed)
+
+
+def _any(folder, pattern):
+    return list(folder.glob(pattern))
+
+
+@pytest.mark.parametrize("moment", ["checkpoint", "final"])
+def test_killed_while_it_saves(moment, trained, tmp_path, amount):
+    command = commands(trained)["train_compressor"]
+    straight = tmp_path / "straight"
+    straight.mkdir()
+    assert programs.run(command(straight))[0] == 0
+    for trial in range(amount(1, 3)):
+        killed = tmp_path / f"killed{trial}"
+        killed.mkdir()
+        pattern = ".tmp-*-checkpoint.keras" if moment == "checkpoint" else ".tmp-*-model.keras"
+        code, stderr = programs.kill_when(command(killed), functools.partial(_any, killed, pattern))
+        assert code in (0, -signal.SIGKILL), stderr[-1000:]
+        assert programs.run(command(killed))[0] == 0
+        same(straight, killed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_stop_it_saves_and_says_how_to_go_on(number, trained, tmp_path):
+    command = commands(trained)["prune_resnet_dns"](tmp_path)
+    code, stderr = programs.kill_when(command, lambda: (tmp_path / "metrics.csv").is_file(), number)
+    assert code == 128 + number
+    assert "run the same command again" in programs.one_line(stderr)
+    assert runs.Run(tmp_path).resume(runs.load_model)[1].step > 0
