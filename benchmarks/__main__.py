@@ -12,7 +12,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-MODULES = ("pruning_step", "model_size", "rotation_search", "codec", "input_pipeline", "start")
+MODULES = ("pruning_step", "model_size", "wasserstein_step", "rotation_search", "codec", "input_pipeline", "start")
 
 
 def main():

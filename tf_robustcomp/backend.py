@@ -89,6 +89,27 @@ def is_concrete(x):
     return not torch.compiler.is_compiling()
 
 
+@contextlib.contextmanager
+def computing_in(model, dtype):
+    """Layers of a model compute in another precision while this is entered; their variables stay as they are.
+
+    Args:
+        model: built Keras model.
+        dtype: such as "bfloat16".  Layers that ask for another dtype than the model's own, such as the float32 ends of
+            mixed-precision networks, keep it.
+    """
+    layers = [layer for layer in model._flatten_layers() if layer.dtype_policy.name == "float32" and layer.weights]
+    layers = [layer for layer in layers if not isinstance(layer, keras.Model)]
+    before = [layer.dtype_policy for layer in layers]
+    try:
+        for layer in layers:
+            layer.dtype_policy = f"mixed_{dtype}"
+        yield
+    finally:
+        for layer, policy in zip(layers, before, strict=True):
+            layer.dtype_policy = policy
+
+
 class PreparedModel(keras.Model):
     """A ``keras.Model`` that says once, for all backends, how a batch is made ready for the ordinary Keras step.
 

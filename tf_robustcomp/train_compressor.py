@@ -40,6 +40,12 @@ class Settings(flags.DeviceSettings):
     epsilon: float = flags.field(1.0, "radius of the l2 and linf balls")
     attack_steps: int = flags.field(15, "gradient steps of an attack", minimum=1)
     attack_method: str = flags.field("paper", "steps of the Wasserstein ball's attack", choices=("paper", "adaptive"))
+    attack_restarts: int = flags.field(1, "further ascents from noise of the adaptive attack", minimum=0)
+    attack_precision: str = flags.field(
+        "float32",
+        "precision in which the Wasserstein ball's attack climbs; bfloat16 is faster where the processor has it",
+        choices=("float32", "bfloat16"),
+    )
     epochs: float = flags.field(50.0, "passes over the training images", minimum=0.001)
     warmup_epochs: float = flags.field(10.0, "clean passes at the start of successive_refinement", minimum=0)
     batch_size: int = flags.field(64, "images in a batch", minimum=1)
@@ -226,7 +232,14 @@ def _adversary(settings):
     price = {"gamma": settings.gamma} if settings.rho is None else {"rho": settings.rho}
     makers = {
         "none": lambda: None,
-        "wasserstein": lambda: rc.WassersteinBall(**price, steps=steps, method=settings.attack_method, seed=seed),
+        "wasserstein": lambda: rc.WassersteinBall(
+            **price,
+            steps=steps,
+            method=settings.attack_method,
+            restarts=settings.attack_restarts,
+            precision=settings.attack_precision,
+            seed=seed,
+        ),
         "rotation_search": rc.RotationSearch,
         "rotation_random": lambda: rc.RotationRandom(8, seed=seed),
         "l2": lambda: rc.L2Ball(settings.epsilon, steps=steps),

@@ -111,3 +111,26 @@ def test_a_new_price_is_used_without_a_new_trace(rng):
         adversary.gamma = 0
     with pytest.raises(InvalidArgument, match="tuned to rho"):
         WassersteinBall(rho=1.0).gamma = 2.0
+
+
+def test_climbing_in_bfloat16_reaches_nearly_the_same_and_leaves_the_model_as_it_was(rng):
+    model = Compressor(4, levels=8, width=8, image_shape=(16, 16, 1))
+    images = rng.random((24, 16, 16, 1)).astype("float32")
+    model.compile("adam")
+    model.fit(images, epochs=3, verbose=0)
+    before = [layer.dtype_policy.name for layer in model._flatten_layers()]
+    outputs = np.asarray(model(images))
+    results = [
+        WassersteinBall(2.0, steps=9, method="adaptive", restarts=0, precision=precision).attack(model, images)
+        for precision in ("float32", "bfloat16")
+    ]
+    one, two = (float(ops.mean(result.objective)) for result in results)
+    assert two == pytest.approx(one, rel=0.1)
+    assert not np.array_equal(*(np.asarray(result.x) for result in results))  # it did climb in another precision
+    assert [layer.dtype_policy.name for layer in model._flatten_layers()] == before
+    np.testing.assert_array_equal(np.asarray(model(images)), outputs)
+    # What is reported was measured in float32.
+    x = results[1].x
+    np.testing.assert_allclose(results[1].distortion, model.distortion(x, model(x)), rtol=1e-5)
+    with pytest.raises(InvalidArgument, match="precision must be"):
+        WassersteinBall(1.0, precision="float8")

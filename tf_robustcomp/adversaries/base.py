@@ -191,6 +191,10 @@ class Adversary:
         """Turn a proposal's value into ``(images in the valid set, angle (n,))``.  Default: images, as they are."""
         return value, ops.zeros_like(x[:, 0, 0, 0])
 
+    def proposing(self, model):
+        """Context in which `propose` runs, not what measures it; ``model`` is None where a function is attacked."""
+        return contextlib.nullcontext()
+
     def adapt(self, result, weight=1.0):
         """Tune own variables by what training measured; ``weight`` 0 says that this batch was not attacked."""
 
@@ -225,19 +229,20 @@ class Adversary:
             def run(values, x, step):
                 model: Any = weak()
                 kwargs = {**call_kwargs, **({"training": False} if _takes_training(model) else {})}
-                return self._solve(lambda images: model(images, **kwargs), self._state(model), values, x, step)
+                return self._solve(lambda images: model(images, **kwargs), self._state(model), values, x, step, model)
 
             attacks[key] = compiled(run)
         return attacks[key]
 
-    def _solve(self, reconstruct, variables, values, x, step):
+    def _solve(self, reconstruct, variables, values, x, step, model=None):
         def measure(candidate):
             # A scope of its own for each evaluation: whatever a model assigns is dropped with it.
             with keras.StatelessScope(zip(variables, values, strict=True)) if variables else contextlib.nullcontext():
                 reached = distortion(candidate, reconstruct(candidate))
                 return reached - self.penalty(candidate, x), reached
 
-        proposal = self.propose(lambda candidate: measure(candidate)[0], x, step)
+        with self.proposing(model):
+            proposal = self.propose(lambda candidate: measure(candidate)[0], x, step)
         images, angle = self.realise(proposal.value, x)
         images = ops.clip(images, 0.0, 1.0)
         clean_objective, clean_distortion = measure(x)
