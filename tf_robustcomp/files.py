@@ -1,6 +1,7 @@
 """Files that are whole or not there: written beside, flushed to disk, renamed."""
 
 import contextlib
+import errno
 import json
 import os
 from pathlib import Path
@@ -20,13 +21,25 @@ def replacing(path):
         raise InvalidArgument(f"{path} is not the name of a file; give one")
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     try:
-        yield temporary
+        with naming(path):
+            yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(path):
+    """Let an OSError say which file it is about: libraries that write through handles do not know (a full disk)."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename:
+            raise
+        raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from error
 
 
 def write_text(path, text):

@@ -73,7 +73,7 @@ def parse(cls, argv):
         words = values.read_flags_from_files(list(argv), force_gnu=False)
         positional = values(["", *map(_normalised, words)])[1:]
         settings = cls(**{f.name: _read(f, values[f.name].value) for f in dataclasses.fields(cls)})
-    except (absl_flags.Error, OSError) as error:
+    except (absl_flags.Error, OSError, UnicodeDecodeError) as error:
         raise InvalidArgument(" ".join(str(error).replace("flags.FLAGS", "").split())) from None
     given = {f.name for f in dataclasses.fields(cls) if values[f.name].present}
     _check(settings)

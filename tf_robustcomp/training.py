@@ -196,8 +196,9 @@ class Table:
         if self.columns is None:
             self.columns = list(row)
             self._write_csv(self.file, [self.columns])
-        self._write_csv(self.file, [[_text(row[name]) for name in self.columns]])
-        self.file.flush()
+        with files.naming(self.path):
+            self._write_csv(self.file, [[_text(row[name]) for name in self.columns]])
+            self.file.flush()
         self._write_events(row)
 
     def flush(self):
