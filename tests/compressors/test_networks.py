@@ -27,7 +27,7 @@ def test_any_multiple_of_sixteen_and_any_channels_will_do(shape):
 
 def test_layers_stand_in_the_order_of_the_paper():
     kinds = [type(layer) for layer in networks.encoder(3, 2, (16, 16, 1)).layers]
-    block = [layers.Conv2D, layers.LeakyReLU, layers.BatchNormalization]
+    block = [layers.Conv2D, networks.LeakyReLU, layers.BatchNormalization]
     assert kinds[1:] == [*block * 3, layers.Conv2D, layers.Activation, layers.Flatten, layers.Dense, layers.Activation]
     kinds = [type(layer) for layer in networks.decoder(3, 2, (16, 16, 1)).layers]
     block = [layers.Conv2DTranspose, layers.ReLU, layers.BatchNormalization]
@@ -41,6 +41,7 @@ def test_details_of_the_layers():
     leaky = next(layer for layer in model.layers if isinstance(layer, layers.LeakyReLU))
     assert (norm.epsilon, norm.momentum) == (1e-5, 0.9)
     np.testing.assert_allclose(leaky.negative_slope, 0.2)
+    np.testing.assert_allclose(ops.convert_to_numpy(leaky(np.array([-2.0, 3.0], "float32"))), [-0.4, 3.0], rtol=1e-6)
     for layer in model.layers:
         if isinstance(layer, layers.Conv2D):
             bound = np.prod(layer.kernel.shape[:-1]) ** -0.5
