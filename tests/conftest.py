@@ -10,9 +10,14 @@ import numpy as np
 import pytest
 
 
+@pytest.fixture(autouse=True, scope="module")
+def cleared_session():
+    """Forget the graphs of the modules before; once a module, as it walks through all of the memory."""
+    keras.backend.clear_session()
+
+
 @pytest.fixture(autouse=True)
 def fresh_keras():
-    keras.backend.clear_session()
     keras.utils.set_random_seed(1)
     keras.config.set_dtype_policy("float32")
     yield

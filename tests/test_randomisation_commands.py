@@ -1,6 +1,7 @@
 """The network half's commands through their real entry points, on the embedded digits."""
 
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -69,6 +70,27 @@ def test_evaluation_agrees_with_a_computation_from_the_logits(study):
             assert results[kind]["loss"] == pytest.approx(
                 -np.take_along_axis(log_p, targets[:, None], 1).mean(), rel=1e-4
             )
+
+
+def test_a_run_on_the_first_images_is_trained_and_evaluated_on_those(tmp_path):
+    from tf_robustcomp import randomisation
+    from tf_robustcomp.datasets.images import load_images
+
+    digits = load_images("digits")
+    settings = train_resnet_random.Settings(dataset="digits", proportion_random=0.5, max_images=100)
+    part = randomisation.labelled_records(settings, "digits", "train")
+    whole = randomisation.labelled_records(dataclasses.replace(settings, max_images=0), "digits", "train")
+    for some, every, source in zip(part, whole, (digits.x_train, None, digits.y_train), strict=True):
+        np.testing.assert_array_equal(some, every[:100])
+        assert source is None or np.array_equal(every, source)
+    assert len(randomisation.labelled_records(settings, "digits", "test")[0]) == len(digits.x_test)
+
+    words = [*SMALL, *RATES, "--max-steps=2", "--max-images=100", f"--train-dir={tmp_path / 'out'}"]
+    assert train_resnet_random.main(["train", *words]) == 0
+    assert train_resnet_random.main(["eval", f"--train-dir={tmp_path / 'out'}"]) == 0
+    assert json.loads((tmp_path / "out/eval_train.json").read_text())["records"] == 100
+    start = f"--warm-start={tmp_path / 'out'}"
+    assert prune_resnet_dns.main(["train", *SMALL, *PRUNING, start, f"--train-dir={tmp_path / 'pruned'}"]) == 2
 
 
 def test_pruned_runs_report_their_sparsity_as_the_weights_have_it(study):

@@ -46,6 +46,16 @@ def test_other_settings_are_refused_by_name_but_operational_ones_are_not(tmp_pat
         runs.Run(tmp_path).check_settings("other", Settings())
 
 
+def test_a_setting_younger_than_the_run_has_its_default(tmp_path):
+    run = begun(tmp_path)
+    config = json.loads(run.config_path.read_text())
+    del config["settings"]["rate"]
+    run.config_path.write_text(json.dumps(config))
+    begun(tmp_path)
+    with pytest.raises(rc.RunError, match=r"--rate is 0.1 there, 0.2 here"):
+        begun(tmp_path, Settings(rate=0.2))
+
+
 def test_a_second_user_of_a_directory_is_refused(tmp_path):
     with runs.open_run(tmp_path, "command", Settings()):
         with pytest.raises(rc.RunError, match="another process"), runs.open_run(tmp_path, "command", Settings()):

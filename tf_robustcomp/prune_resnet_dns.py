@@ -15,7 +15,7 @@ from tf_robustcomp.errors import InvalidArgument, RunError
 
 COMMAND = "prune_resnet_dns"
 # What a pruning must have in common with the run that it starts from.
-SHARED = ("proportion_random", "label_seed", "model_size", "bn_momentum", "dataset")
+SHARED = ("proportion_random", "label_seed", "model_size", "bn_momentum", "dataset", "max_images")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,11 +80,11 @@ def _check_warm_start(settings):
             f"--warm-start {settings.warm_start}: holds no trained network; run first: python -m tf_robustcomp."
             f"train_resnet_random train --proportion-random {settings.proportion_random} --train-dir {start.path}"
         )
-    theirs = start.config["settings"]
+    theirs = start.settings_as(train_resnet_random.Settings)
     for name in SHARED:
-        if theirs.get(name) != getattr(settings, name):
+        if theirs[name] != getattr(settings, name):
             raise InvalidArgument(
-                f"{flags.spelled(name)} must be that of --warm-start {settings.warm_start}, {theirs.get(name)}. "
+                f"{flags.spelled(name)} must be that of --warm-start {settings.warm_start}, {theirs[name]}. "
                 f"Received: {getattr(settings, name)}"
             )
 

@@ -7,6 +7,7 @@ from tf_robustcomp import files, flags, runs
 from tf_robustcomp.errors import DataError, InvalidArgument
 
 NUM_CLASSES = 10
+REDRAWN = ("label_seed", "proportion_random", "max_images")  # by which an evaluation finds the labels trained on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +23,7 @@ class ClassifierSettings(flags.DeviceSettings):
         None, "test records for `eval` [default: --dataset with `test` for `train` in its name]", operational=True
     )
     proportion_random: float = flags.field(0.0, "share of records whose label is redrawn", minimum=0, maximum=1)
+    max_images: int = flags.field(0, "train on the first so many records only; 0: all", minimum=0)
     label_seed: int = flags.field(42, "seed of the random labels", minimum=0, maximum=2**32 - 1)
     order_seed: int = flags.field(0, "seed of the order of the records", minimum=0)
     model_size: int = flags.field(56, "depth of the ResNet, 6n + 2", minimum=8)
@@ -59,6 +61,8 @@ def labelled_records(settings, source, split):
         from tf_robustcomp.datasets.tfrecord import read_records
 
         images, labels = read_records(source)
+    if split == "train" and settings.max_images:
+        images, labels = images[: settings.max_images], labels[: settings.max_images]
     try:
         noisy, _ = random_labels(labels, settings.proportion_random, settings.label_seed, NUM_CLASSES)
     except InvalidArgument as error:
@@ -120,8 +124,8 @@ def evaluate_classifier(command, settings, given, describe=None):
 
     run = runs.Run(settings.train_dir)
     run.check_settings(command, settings, only=given - {"dataset"})
-    own = run.config["settings"]
-    settings = dataclasses.replace(settings, **{name: own[name] for name in ("label_seed", "proportion_random")})
+    own = run.settings_as(settings)
+    settings = dataclasses.replace(settings, **{name: own[name] for name in REDRAWN})
     dataset = settings.dataset if "dataset" in given else own["dataset"]
     splits = {"train": dataset, "test": settings.test_dataset or _test_source(dataset)}
     if not settings.test_dataset and not is_source(dataset) and not Path(splits["test"]).is_file():

@@ -105,6 +105,14 @@ class Run:
             pass
         raise RunError(f"{self.config_path}: cannot be read; restore it or train in another directory")
 
+    def settings_as(self, kind):
+        """Settings by name, a dict; one that is younger than the run has its default.
+
+        Args:
+            kind: dataclass of the settings, or an instance.
+        """
+        return _plain({f.name: f.default for f in dataclasses.fields(kind)}) | self.config["settings"]
+
     def begin(self):
         """Write config.json, if this is the first time; to be called once the input has been found good."""
         if not self.config_path.is_file():
@@ -125,11 +133,11 @@ class Run:
         if config["command"] != command:
             raise RunError(f"{self.path}: made by {config['command']}, not {command}; choose another directory")
         names = {f.name for f in dataclasses.fields(settings)} if only is None else set(only)
-        mine = _plain(settings)
+        mine, theirs = _plain(dataclasses.asdict(settings)), self.settings_as(settings)
         differing = [
-            f"{spelled(name)} is {config['settings'].get(name)} there, {mine[name]} here"
+            f"{spelled(name)} is {theirs[name]} there, {mine[name]} here"
             for name in sorted(names - operational_names(settings))
-            if config["settings"].get(name) != mine[name]
+            if theirs[name] != mine[name]
         ]
         if differing:
             raise RunError(
@@ -237,14 +245,14 @@ def _description(command, settings):
             versions[name] = importlib.metadata.version(name)
     return {
         "command": command,
-        "settings": _plain(settings),
+        "settings": _plain(dataclasses.asdict(settings)),
         "versions": {**versions, "backend": keras.backend.backend()},
     }
 
 
-def _plain(settings):
-    """Settings as JSON gives them back: tuples are lists."""
-    return json.loads(json.dumps(dataclasses.asdict(settings)))
+def _plain(values):
+    """Values as JSON gives them back: tuples are lists."""
+    return json.loads(json.dumps(values))
 
 
 def _check_archive(path):

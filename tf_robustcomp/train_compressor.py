@@ -126,7 +126,7 @@ def evaluate(settings, given):
     flags.import_backend_quietly()
     from tf_robustcomp.evaluation.distortions import summary
 
-    own = run.config["settings"]
+    own = run.settings_as(settings)
     changes = {name: own[name] for name in ("side", *([] if "data" in given else ["data"]))}
     settings = dataclasses.replace(settings, **changes)
     images = _images(settings, "x_test", None)

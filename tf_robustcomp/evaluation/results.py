@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 from tf_robustcomp import files
 from tf_robustcomp.errors import DataError, InvalidArgument
 
+LEGEND_WIDTH = 95  # characters in a figure's width
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -138,9 +140,10 @@ class Results:
             _, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
         self.draw(axes)
         axes.grid(alpha=0.3)
-        lines = len(axes.get_legend_handles_labels()[1])
-        if lines:  # below, where it hides nothing
-            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=min(lines, 4), fontsize=9)
+        labels = axes.get_legend_handles_labels()[1]
+        if labels:  # below, where it hides nothing, in as many columns as the width holds
+            columns = max(1, min(len(labels), 4, LEGEND_WIDTH // (max(map(len, labels)) + 7)))
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=columns, fontsize=9)
         return axes
 
     def draw(self, axes):

@@ -1,0 +1,121 @@
+"""Perform the tasks of a study: each when what it needs is there, none twice, and the failure of one stops no other."""
+
+import concurrent.futures
+import sys
+import time
+
+from tqdm import tqdm
+
+from tf_robustcomp.errors import RunError
+from tf_robustcomp.studies import task as tasks_module
+from tf_robustcomp.studies.worker import TaskFailed
+
+POLL_SECONDS = 1.0
+
+
+def perform(tasks, folder, executor):
+    """Run every task that has no record of having ended well.
+
+    Args:
+        tasks: sequence of `Task`, each after what it needs.
+        folder: of the study.
+        executor: with ``submit(folder, task, key)``, which gives a Future, and ``stop()``.
+
+    Raises:
+        RunError: tasks failed, or could not begin because of those; all others have finished.
+    """
+    keys = tasks_module.keys(tasks)
+    tasks_module.write_flag_files(tasks, folder)
+    waiting = {task.name: task for task in tasks if not task.done(folder, keys[task.name])}
+    running: dict = {}
+    failures: dict[str, TaskFailed] = {}
+    progress = Progress(tasks, waiting, folder)
+    try:
+        while waiting or running:
+            unfinished = {*waiting, *failures, *(task.name for task in running.values())}
+            for task in [t for t in waiting.values() if not unfinished & set(t.needs)]:
+                running[executor.submit(folder, task, keys[task.name])] = waiting.pop(task.name)
+            if not running:
+                break  # what waits needs what failed
+            ended, _ = concurrent.futures.wait(running, POLL_SECONDS, concurrent.futures.FIRST_COMPLETED)
+            for future in ended:
+                task = running.pop(future)
+                failure = future.exception()
+                if isinstance(failure, TaskFailed):
+                    failures[task.name] = failure
+                elif failure:
+                    raise failure
+                progress.ended(task, failure)
+            progress.show(running.values())
+    finally:
+        executor.stop()
+        progress.close()
+    if failures:
+        _report(failures, waiting)
+
+
+def _report(failures, waiting):
+    for failure in failures.values():
+        print(f"{failure.name} failed with exit code {failure.code}; the last lines of tasks/{failure.name}.log:")
+        print("\n".join(f"    {line}" for line in failure.tail.splitlines()), flush=True)
+    left = f"; not begun, as they need those: {', '.join(waiting)}" if waiting else ""
+    raise RunError(f"{len(failures)} tasks failed: {', '.join(failures)}{left}; mend the cause, run the command again")
+
+
+class Progress:
+    """Progress over the whole: a bar with the time left on a terminal, a line for each task elsewhere.
+
+    Args:
+        tasks: all of them.
+        due: names of those that are not done.
+        folder: of the study.
+    """
+
+    def __init__(self, tasks, due, folder):
+        self.folder, self.count = folder, len(tasks)
+        self.minutes = {task.name: task.minutes for task in tasks}
+        self.done = {task.name for task in tasks if task.name not in due}
+        self.failed: set = set()
+        self.began = time.monotonic()
+        self.first = sum(self.minutes[name] for name in self.done)
+        self.total = sum(self.minutes.values())
+        self.bar = tqdm(
+            total=self.total,
+            initial=self.first,
+            smoothing=0,
+            disable=not sys.stderr.isatty(),
+            bar_format="{l_bar}{bar}| {elapsed} passed, {remaining} left, {postfix}",
+        )
+        if self.done:
+            self._say(f"{len(self.done)} of {self.count} tasks have finished already")
+
+    def ended(self, task, failure):
+        """A task has ended."""
+        (self.failed if failure else self.done).add(task.name)
+        what = f"failed with exit code {failure.code}" if failure else "finished"
+        seconds = (task.record(self.folder) or {}).get("seconds", 0.0)
+        took = "" if failure else f" in {tqdm.format_interval(seconds)}"
+        self._say(f"{task.name} {what}{took}; {len(self.done)} of {self.count} done{self._left()}")
+
+    def show(self, running):
+        """Move the bar."""
+        running = list(running)
+        self.made = sum(self.minutes[n] for n in self.done | self.failed)
+        self.made += sum(self.minutes[t.name] * t.fraction(self.folder) for t in running)
+        if not self.bar.disable:
+            self.bar.set_postfix_str("running: " + " ".join(t.name for t in running), refresh=False)
+            self.bar.update(self.made - self.bar.n)
+            self.bar.refresh()
+
+    def close(self):
+        """End the bar's line."""
+        self.bar.close()
+
+    def _left(self):
+        made = sum(self.minutes[name] for name in self.done | self.failed)
+        rate = (made - self.first) / (time.monotonic() - self.began)
+        return f", about {tqdm.format_interval((self.total - made) / rate)} left" if rate and self.total > made else ""
+
+    def _say(self, line):
+        tqdm.write(line)
+        sys.stdout.flush()

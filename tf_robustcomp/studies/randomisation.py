@@ -1,0 +1,161 @@
+"""The runs of the randomisation experiment of arXiv 1804.05862, at three scales, and what they found.
+
+``paper``: the published settings to the letter, as in ``flags_configs/``.  ``laptop``: some hours on two cores, on a
+part of CIFAR-10, with schedules scaled to it.  ``smoke``: minutes, on the embedded digits.
+"""
+
+import csv
+from pathlib import Path
+
+from tf_robustcomp.randomisation import percent
+from tf_robustcomp.studies import report
+from tf_robustcomp.studies.task import Task
+
+PROPORTIONS = (0.0, 0.3, 0.5, 0.7, 1.0)
+SPARSITIES = (0.5, 0.6, 0.7, 0.8, 0.9)
+
+# Accuracy on the randomly labelled training set by share of random labels and target sparsity; one seed.
+PUBLISHED = {
+    0.0: (1.0, 1.0, 1.0, 1.0, 0.979),
+    0.3: (1.0, 1.0, 0.978, 0.691, 0.623),
+    0.5: (1.0, 1.0, 0.928, 0.605, 0.419),
+    0.7: (1.0, 0.995, 0.878, 0.646, 0.279),
+    1.0: (1.0, 0.988, 0.888, 0.674, 0.208),
+}
+
+# Of training and of pruning: minutes expected, flags.  The schedules are the published ones shortened in proportion.
+SCALES: dict[str, dict] = {
+    "paper": {
+        "seeds": 1,
+        "shared": {"model-size": 56, "batch-size": 128, "bn-momentum": 0.997},
+        "training": (
+            3600,
+            {"max-steps": 64_000, "learning-rates": (0.001, 0.1, 0.01, 0.001), "boundaries": (400, 32_000, 48_000)},
+        ),
+        "pruning": (
+            1200,
+            {"max-steps": 20_000, "ramp-steps": 15_000, "update-steps": 500, "learning-rate": 0.05}
+            | {"learning-rate-decay-steps": 200, "surgery-decay-steps": 100, "threshold": "quantile"},
+        ),
+    },
+    "laptop": {
+        "seeds": 2,
+        "shared": {"model-size": 14, "batch-size": 128, "bn-momentum": 0.98, "max-images": 2000},
+        "training": (
+            5,
+            {"max-steps": 2000, "learning-rates": (0.01, 0.1, 0.01, 0.001)} | {"boundaries": (50, 1300, 1700)},
+        ),
+        "pruning": (
+            4,
+            {"max-steps": 1600, "ramp-steps": 1200, "update-steps": 40, "learning-rate": 0.05}
+            | {"learning-rate-decay-steps": 16, "surgery-decay-steps": 8, "threshold": "exact"},
+        ),
+    },
+    "smoke": {
+        "seeds": 1,
+        "shared": {"model-size": 8, "batch-size": 64, "bn-momentum": 0.9},
+        "training": (0.5, {"max-steps": 6, "learning-rates": (0.1,), "boundaries": ()}),
+        "pruning": (
+            0.5,
+            {"max-steps": 6, "ramp-steps": 4, "update-steps": 1, "threshold": "exact"},
+        ),
+    },
+}
+
+
+def tasks(scale, dataset, seed=0):
+    """The study's tasks.
+
+    Args:
+        scale: "smoke", "laptop" or "paper".
+        dataset: as the flag ``--dataset``; smoke takes the digits.
+        seed: of the first network; further ones follow it.
+    """
+    settings = SCALES[scale]
+    smoke = scale == "smoke"
+    runs: list[Task] = []
+    for proportion in (0.0, 1.0) if smoke else PROPORTIONS:
+        for seed_ in range(seed, seed + settings["seeds"]):
+            shared = {"dataset": "digits" if smoke else dataset, "proportion-random": proportion, **settings["shared"]}
+            name = f"out-{percent(proportion)}-seed-{seed_}"
+            dense = f"runs/seed-{seed_}/out-{percent(proportion)}"
+            runs.append(_run("train_resnet_random", name, dense, shared | {"seed": seed_}, settings["training"]))
+            for sparsity in (0.5, 0.9) if smoke else SPARSITIES:
+                tenths = f"{round(10 * sparsity, 6):g}"
+                own = {"target-sparsity": sparsity, "warm-start": dense, "surgery-seed": seed_}
+                runs.append(
+                    _run(
+                        "prune_resnet_dns",
+                        f"out-prune-{percent(proportion)}-{tenths}-seed-{seed_}",
+                        f"runs/seed-{seed_}/out-prune-{percent(proportion)}-{tenths}",
+                        shared | own,
+                        settings["pruning"],
+                        (name,),
+                    )
+                )
+    folders = tuple(f"runs/seed-{n}" for n in range(seed, seed + settings["seeds"]))
+    summary = Task(
+        "summary",
+        "plot_summary",
+        {"output": "figures/summary"},
+        calls=(folders,),
+        needs=tuple(run.name for run in runs),
+        outputs=("figures/summary.csv", "figures/summary.png"),
+        minutes=0.1,
+    )
+    return (*runs, summary)
+
+
+def _run(entry, name, folder, shared, settings, needs=()):
+    minutes, own = settings
+    return Task(
+        name,
+        entry,
+        {"train-dir": folder, **shared, **own},
+        calls=(("train",), ("eval",)),
+        needs=needs,
+        outputs=(f"{folder}/model.keras", f"{folder}/eval_train.json"),
+        minutes=minutes,
+    )
+
+
+def text(folder, tasks, heading):
+    """The report as Markdown; see `robust_report.text`."""
+    with open(Path(folder) / "figures/summary.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    targets = sorted({float(row["target_sparsity"]) for row in rows})
+    found = {(float(row["proportion_random"]), float(row["target_sparsity"])): row for row in rows}
+    proportions = sorted({proportion for proportion, _ in found})
+    header = ["random labels", *(f"sparsity {target:g}" if target else "unpruned" for target in targets)]
+
+    def ours(column):
+        return report.table(header, [[_share(p), *(_cell(found[p, t], column) for t in targets)] for p in proportions])
+
+    published = ["random labels", *(f"sparsity {target:g}" for target in SPARSITIES)]
+    return "\n".join(
+        [
+            f"# Randomisation and compressibility\n\n{heading}\n",
+            "## Accuracy on the randomly labelled training set\n",
+            "Means over seeds; their range where there are several.\n",
+            ours("train_accuracy"),
+            "![Accuracy against sparsity](figures/summary.png)\n",
+            "## The same, as published\n",
+            report.table(published, [[_share(p), *values] for p, values in PUBLISHED.items()]),
+            "## Accuracy on the test set, true labels\n",
+            ours("test_accuracy"),
+            "## Runs\n",
+            "Commands as typed in this folder; `tasks/` has their flags, `runs/` settings, versions, metrics.\n",
+            report.runs(tasks, folder),
+        ]
+    )
+
+
+def _cell(row, column):
+    if not row[column]:
+        return "-"
+    mean, low, high = (float(row[column + end]) for end in ("", "_min", "_max"))
+    return f"{mean:.4f}" + (f" ({low:.4f}-{high:.4f})" if row["seeds"] != "1" else "")
+
+
+def _share(proportion):
+    return f"{100 * proportion:g} %"

@@ -1,0 +1,175 @@
+"""The runs of "Out-of-Distribution Robustness in Deep Learning Compression" (arXiv 2110.07007), at three scales.
+
+``paper``: the published settings to the letter, as in ``flags_configs/``.  ``laptop``: some hours on two cores; the
+standard compressor is trained first and the others start from it.  ``smoke``: minutes, on the embedded digits.
+"""
+
+from tf_robustcomp.studies.task import Task
+
+ATTACK = {"adversary": "wasserstein", "attack-steps": 15, "attack-method": "paper"}
+UNCHECKED = {"attack": "paper", "check-images": 0}
+# Beginnings of the names of the runs in each figure.
+ATTACKED = ("standard", "noise", "wass_ball", "residual", "structured-3-7", "structured-7-3", "structured-3-1")
+TURNED = ("standard", "wass_ball-1", "rotation", "worst", "structured_rotation", "angle_prediction")
+PICTURED = ("standard", "wass_ball-1", "rotation", "angle_prediction")
+PAIRS = ((3, 7), (4, 6), (5, 5), (6, 4), (7, 3), (8, 2), (9, 1))
+
+
+def tasks(scale, data, seed=0):
+    """The study's tasks.
+
+    Args:
+        scale: "smoke", "laptop" or "paper".
+        data: as the flag ``--data``; smoke takes the digits.
+        seed: of the initial weights.
+    """
+    runs = {"smoke": _smoke, "laptop": _laptop, "paper": _paper}[scale](data, seed)
+    return (*runs, *_evaluations(scale, data, runs))
+
+
+def _run(name, shared, minutes, needs=(), **own):
+    flags = {"train-dir": f"runs/{name}", **shared, **{key.replace("_", "-"): value for key, value in own.items()}}
+    return Task(
+        name,
+        "train_compressor",
+        flags,
+        calls=(("train",), ("eval",)),
+        needs=needs,
+        outputs=(f"runs/{name}/model.keras", f"runs/{name}/eval_test.json"),
+        minutes=minutes,
+    )
+
+
+def _paper(data, seed):
+    shared = {"data": data, "latent-dim": 10, "levels": 12, "width": 64, "side": 32, "epochs": 50, "batch-size": 64}
+    shared |= {"learning-rate": 2e-4, "learning-rate-schedule": "paper", "decay-epochs": (20, 40), "seed": seed}
+    staged = {"epochs": 60, "latent_dim": None, "model": "successive_refinement", "warmup_epochs": 10}
+    hours = 60.0
+    return (
+        _run("standard", shared, 1.5 * hours),
+        *(_run(f"d{d}-standard", shared, 1.5 * hours, latent_dim=d) for d in (3, *range(4, 10))),
+        *(_run(f"noise-{rho}", shared, 1.5 * hours, augmentation="noise", rho=rho) for rho in (20.1, 50)),
+        _run("rotation", shared, 1.5 * hours, augmentation="rotation"),
+        *(_run(f"wass_ball-{gamma}", shared | ATTACK, 13 * hours, gamma=gamma) for gamma in (1, 0.36)),
+        _run("worst_angle", shared, 4 * hours, batch_size=128, adversary="rotation_search"),
+        _run("worst_of_8_angles", shared, 4 * hours, adversary="rotation_random"),
+        *(
+            _run(
+                f"structured-{one}-{two}-{gamma}",
+                shared | ATTACK,
+                8 * hours,
+                **(staged | {"stage_dims": (one, two), "gamma": gamma}),
+            )
+            for one, two in PAIRS
+            for gamma in (1, 0.36)
+        ),
+        _run(
+            "structured_rotation",
+            shared,
+            4 * hours,
+            **(staged | {"stage_dims": (3, 7), "batch_size": 128, "adversary": "rotation_search"}),
+        ),
+        _run(
+            "residual",
+            shared | ATTACK,
+            15 * hours,
+            needs=("d3-standard",),
+            **{"epochs": 60, "latent_dim": None, "model": "residual", "stage_dims": (3, 7), "gamma": 0.36},
+            warm_start="runs/d3-standard",
+        ),
+        _run("angle_prediction", shared, 2 * hours, model="rotation_aligned"),
+    )
+
+
+def _laptop(data, seed):
+    shared = {"data": data, "latent-dim": 10, "levels": 12, "width": 64, "side": 32, "batch-size": 64, "seed": seed}
+    shared |= {"learning-rate-schedule": "cosine", "clip-norm": 20, "eval-images": 300}
+    return _from_standard(
+        shared,
+        {
+            "standard": (20, {"epochs": 12, "learning-rate": 2e-3, "rate-warmup-steps": 400}),
+            "noise-20.1": (6, {"epochs": 3, "learning-rate": 1e-3}),
+            "rotation": (20, {"epochs": 10, "learning-rate": 1e-3}),
+            "wass_ball-1": (30, {"epochs": 2, "learning-rate": 5e-4, "log-steps": 50}),
+            "wass_ball-0.36": (30, {"epochs": 2, "learning-rate": 5e-4, "log-steps": 50}),
+            "wass_ball-1-converged": (
+                30,
+                {"epochs": 1, "learning-rate": 5e-4, "log-steps": 50, "attack-steps": 30}
+                | {"attack-precision": "bfloat16"},
+            ),
+            "worst_angle": (30, {"epochs": 8, "learning-rate": 1e-3}),
+            "structured": (20, {"epochs": 3, "learning-rate": 1e-3, "warmup-epochs": 1}),
+            "angle_prediction": (30, {"epochs": 10, "learning-rate": 2e-3, "rate-warmup-steps": 400}),
+        },
+        stages=((7, 3), (3, 7)),
+        warmup=100,
+    )
+
+
+def _smoke(data, seed):
+    shared = {"data": "digits", "latent-dim": 4, "levels": 12, "width": 4, "side": 16, "batch-size": 32, "seed": seed}
+    shared |= {"learning-rate-schedule": "cosine", "clip-norm": 20, "eval-images": 20, "learning-rate": 2e-3}
+    names = ("noise-20.1", "rotation", "wass_ball-1", "wass_ball-0.36", "wass_ball-1-converged", "worst_angle")
+    own = {"epochs": 0.1, "log-steps": 1, "attack-steps": 3}
+    return _from_standard(
+        shared,
+        {
+            "standard": (0.5, own | {"epochs": 3}),
+            **{name: (0.4, own) for name in names},
+            "structured": (0.4, own | {"warmup-epochs": 0}),
+            "angle_prediction": (0.4, own),
+        },
+        stages=((3, 1), (1, 3)),
+        warmup=1,
+    )
+
+
+def _from_standard(shared, runs, stages, warmup):
+    """A standard compressor, and what starts from it; ``runs``: name -> (minutes, flags)."""
+    first = {"rate-warmup-steps": warmup}
+    started = shared | first | {"warm-start": "runs/standard"}
+
+    def run(name, flags, shared=started, kind=None):
+        minutes, own = runs[kind or name]
+        return _run(name, shared | flags | own, minutes, () if shared is not started else ("standard",))
+
+    def staged(one, two):
+        dims = {"model": "successive_refinement", "latent-dim": None, "stage-dims": (one, two)}
+        return run(f"structured-{one}-{two}-1", {**ATTACK, **dims, "gamma": 1}, kind="structured")
+
+    adaptive = {"attack-method": "adaptive", "attack-restarts": 0}
+    return (
+        run("standard", {}, shared | first),
+        run("noise-20.1", {"augmentation": "noise", "rho": 20.1}),
+        run("rotation", {"augmentation": "rotation"}),
+        run("wass_ball-1", {**ATTACK, "gamma": 1}),
+        run("wass_ball-0.36", {**ATTACK, "gamma": 0.36}),
+        run("wass_ball-1-converged", {**ATTACK, "gamma": 1, **adaptive}),
+        run("worst_angle", {"adversary": "rotation_search", "batch-size": 128}),
+        *(staged(*pair) for pair in stages),
+        run("angle_prediction", {"model": "rotation_aligned"}, shared | first),
+    )
+
+
+def _evaluations(scale, data, runs):
+    images, gammas = {"smoke": 12, "laptop": 300, "paper": 10_000}[scale], (8, 4, 3, 2, 1.75, 1.5, 1.3, 1.15, 1)
+    own = {"smoke": {"check-images": 2, "attack-steps": 5}}.get(scale, {})
+    minutes = {"smoke": 0.3, "laptop": 30, "paper": 2000}[scale]
+    turned, step = {"smoke": (50, 90), "laptop": (2000, 10), "paper": (0, 1)}[scale]
+    attack = {"images": images, "gammas": gammas[::4] if scale == "smoke" else gammas}
+
+    def evaluation(name, entry, minutes, models, suffix=".csv", **flags):
+        flags = {"data": runs[0].flags["data"], "models": tuple(f"runs/{name}" for name in models)} | flags
+        path = f"figures/{name}{suffix}"
+        flags["output"] = path if suffix == ".png" else path.removesuffix(suffix)
+        return Task(name, entry, flags, needs=models, outputs=(path,), minutes=minutes)
+
+    attacked, turning, pictured = (
+        tuple(run.name for run in runs if run.name.startswith(names)) for names in (ATTACKED, TURNED, PICTURED)
+    )
+    return (
+        evaluation("worst_case", "eval_wass_ball", minutes, attacked, **attack, **own),
+        evaluation("worst_case_15_steps", "eval_wass_ball", minutes / 4, attacked, **attack, **UNCHECKED),
+        evaluation("rotations", "eval_rotations", minutes / 4, turning, **{"images": turned, "angle-step": step}),
+        evaluation("reconstructions", "plot_reconstructions", minutes / 60, pictured, ".png"),
+    )

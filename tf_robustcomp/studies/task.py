@@ -1,0 +1,103 @@
+"""One piece of a study: an entry point of this package with its flags, and the pieces that must be there before it."""
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from tf_robustcomp import files
+from tf_robustcomp.errors import InvalidArgument
+
+STEP = re.compile(rb"step (\d+)/(\d+)")
+TAIL = 4096  # bytes of a log
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What one process does.  Paths in its flags are relative to the study's folder.
+
+    Attributes:
+        name: unique; a file name.
+        entry: module of the package with ``main(words)``.
+        flags: dict of flag -> value; a tuple is joined by commas, None leaves the flag out.
+        calls: the words before the flags, one tuple for each call of the entry point, made in turn.
+        needs: names of the tasks that must have finished before it.
+        outputs: files that it leaves; where one is missing the task is due again.
+        minutes: expected on two cores; the estimate of the time left depends on it and nothing else.
+    """
+
+    name: str
+    entry: str
+    flags: Mapping
+    calls: tuple = ((),)
+    needs: tuple = ()
+    outputs: tuple = ()
+    minutes: float = 1.0
+
+    def path(self, suffix):
+        """Path of its file: ``.cfg`` flags, ``.log`` output, ``.json`` record of its end, ``.lock``."""
+        return f"tasks/{self.name}{suffix}"
+
+    def arguments(self):
+        """Words of each call."""
+        return [[*call, f"--flagfile={self.path('.cfg')}"] for call in self.calls]
+
+    def commands(self):
+        """What a user would type in the study's folder."""
+        return [" ".join(["python -m", f"tf_robustcomp.{self.entry}", *words]) for words in self.arguments()]
+
+    def flag_file(self):
+        """Text of its flag file, which begins with the commands that read it."""
+        flags = [f"--{name.replace('_', '-')}={_spelled(v)}" for name, v in self.flags.items() if v is not None]
+        return "\n".join([*(f"# {command}" for command in self.commands()), *flags]) + "\n"
+
+    def done(self, folder, key):
+        """Whether it has ended well, with these flags and all that it needed."""
+        record = self.record(folder)
+        return bool(record and record["key"] == key) and all((Path(folder) / path).is_file() for path in self.outputs)
+
+    def record(self, folder):
+        """What its worker wrote when it ended well, a dict; None where it has not."""
+        try:
+            record = json.loads((Path(folder) / self.path(".json")).read_text())
+            return record if isinstance(record["key"], str) else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def fraction(self, folder):
+        """Share of its steps that it has made, as far as its log tells."""
+        try:
+            with open(Path(folder) / self.path(".log"), "rb") as log:
+                log.seek(max(0, log.seek(0, 2) - TAIL))
+                steps = STEP.findall(log.read())
+        except OSError:
+            return 0.0
+        return min(int(steps[-1][0]) / max(int(steps[-1][1]), 1), 1.0) if steps else 0.0
+
+
+def keys(tasks):
+    """Digest of each task with all that it depends on: dict of name -> key, by which its record is known.
+
+    Raises:
+        InvalidArgument: a task needs one that does not stand before it, or a name comes twice.
+    """
+    digests: dict[str, str] = {}
+    for task in tasks:
+        if task.name in digests or not set(task.needs) <= set(digests):
+            raise InvalidArgument(f"tasks must have names of their own and follow what they need. Received: {task}")
+        parts = [task.flag_file(), *(digests[name] for name in task.needs)]
+        digests[task.name] = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    return digests
+
+
+def write_flag_files(tasks, folder):
+    """Write ``tasks/NAME.cfg`` of every task."""
+    (Path(folder) / "tasks").mkdir(parents=True, exist_ok=True)
+    for task in tasks:
+        files.write_text(Path(folder) / task.path(".cfg"), task.flag_file())
+
+
+def _spelled(value):
+    return ",".join(map(str, value)) if isinstance(value, tuple) else value

@@ -1,0 +1,96 @@
+"""The process of one task: it calls the entry point, and leaves a record when that ends well.
+
+It runs in the study's folder.  When its standard input ends, whoever started it is gone or wants it to stop: it saves
+what it has, as on SIGTERM.  A task has one worker at a time; the next one waits for the lock.
+"""
+
+import fcntl
+import importlib
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from tf_robustcomp import files
+
+TAIL_LINES = 5
+
+
+class TaskFailed(Exception):
+    """A worker ended with an exit code other than 0."""
+
+    def __init__(self, name, code, tail):
+        super().__init__(name, code, tail)
+        self.name, self.code, self.tail = name, code, tail
+
+    @property
+    def final(self):
+        """Whether to try again is useless: the command refused its input."""
+        return self.code == 2
+
+
+def run(folder, task, key, environment, started=lambda process: None):
+    """Run a task in a process of its own and wait for it.
+
+    Args:
+        folder: of the study.
+        task: `Task`.
+        key: its key.
+        environment: dict, added to this process's.
+        started: function of the process.
+
+    Raises:
+        TaskFailed: the last lines of the log are in it.
+    """
+    folder = Path(folder).resolve()
+    words = [sys.executable, "-m", "tf_robustcomp.studies.worker", task.name, key, task.entry]
+    with (
+        open(folder / task.path(".log"), "ab") as log,
+        subprocess.Popen(
+            [*words, json.dumps(task.arguments())],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            env={**os.environ, **environment},
+            start_new_session=True,  # Ctrl-C is for the driver, which lets its workers save
+        ) as process,  # leaving the block closes the worker's input and waits for its end
+    ):
+        started(process)
+        code = process.wait()
+    if code:
+        lines = (folder / task.path(".log")).read_text(errors="replace").strip().splitlines()
+        raise TaskFailed(task.name, code, "\n".join(lines[-TAIL_LINES:]))
+
+
+def main(name, key, entry, calls):
+    """Make the calls in turn; the exit code of the last one."""
+    with open(f"tasks/{name}.lock", "a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        threading.Thread(target=_stop_with_input, daemon=True).start()
+        print(f"on {platform.node()}, process {os.getpid()}", flush=True)
+        began = time.monotonic()
+        code = 0
+        for words in calls:
+            code = code or importlib.import_module(f"tf_robustcomp.{entry}").main(words)
+        lock.seek(0)
+        seconds = float(lock.read() or 0) + time.monotonic() - began  # of earlier workers, unless they were killed
+        lock.truncate(0)
+        lock.write(f"{seconds:.3f}")
+        if not code:
+            files.write_json(f"tasks/{name}.json", {"key": key, "seconds": seconds, "host": platform.node()})
+        return code
+
+
+def _stop_with_input():
+    os.read(0, 1)  # not through sys.stdin, whose lock would be held when the interpreter ends
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])))
