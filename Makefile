@@ -4,21 +4,24 @@ BIN := .venv/bin
 LINE_LENGTH := $(shell sed -n 's/^max-line-length = //p' setup.cfg)
 TEST_JOBS ?= 2
 
-.PHONY: demo test test-backends test-faults lint format bench lock clean
+.PHONY: demo test test-backends test-faults test-cluster lint format bench lock clean
 
 demo: .venv/.installed
 	$(BIN)/python -m tf_robustcomp.demo
 
 test: .venv/.test
-	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --ignore=tests/cluster
 
 test-backends: .venv/.backends
 	for backend in jax torch; do \
-	  OMP_NUM_THREADS=1 KERAS_BACKEND=$$backend $(BIN)/python -m pytest -m "not tensorflow_only" || exit 1; \
+	  OMP_NUM_THREADS=1 KERAS_BACKEND=$$backend $(BIN)/python -m pytest -m "not tensorflow_only" --ignore=tests/cluster || exit 1; \
 	done
 
 test-faults: .venv/.test
 	FAULTS=full $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile tests/faults
+
+test-cluster: .venv/.cluster
+	$(BIN)/python -m pytest tests/cluster
 
 lint: .venv/.test
 	$(BIN)/ruff check --line-length $(LINE_LENGTH)
@@ -48,6 +51,10 @@ lock: .venv/.test
 
 .venv/.backends: .venv/.test
 	$(BIN)/pip install --quiet --constraint requirements.lock --editable ".[test,backends]"
+	touch $@
+
+.venv/.cluster: .venv/.test
+	$(BIN)/pip install --quiet --constraint requirements.lock --editable ".[test,ray]"
 	touch $@
 
 .venv/.bench: .venv/.test

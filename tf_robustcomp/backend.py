@@ -1,6 +1,8 @@
 """The one file that knows which Keras backend runs."""
 
 import contextlib
+import contextvars
+import functools
 import itertools
 
 import keras
@@ -8,6 +10,7 @@ import keras
 from tf_robustcomp.errors import InvalidArgument
 
 BACKEND = keras.backend.backend()
+_IN_TRAINING_STEP = contextvars.ContextVar("in_training_step", default=False)
 
 if BACKEND == "tensorflow":
     import tensorflow as tf
@@ -38,6 +41,24 @@ def update_on_every_replica(updates):
             strategy.extended.update(first, function, args=tuple(others), group=False)
 
     tf.__internal__.distribute.interim.maybe_merge_call(merged, tf.distribute.get_strategy())
+
+
+def apply_gradients(optimizer, gradients, variables):
+    """``optimizer.apply`` of an optimizer inside another one, whatever it is.
+
+    Keras' loss scaling branches, and under JAX branches may not assign: there it is asked for the new values.
+
+    Args:
+        optimizer: built Keras optimizer.
+        gradients, variables: lists of one length, for all that the optimizer trains.
+    """
+    if BACKEND != "jax" or not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        optimizer.apply(gradients, variables)
+        return
+    state = list(optimizer.variables)
+    values = optimizer.stateless_apply([v.value for v in state], gradients, [v.value for v in variables])
+    for variable, value in zip([*variables, *state], itertools.chain(*values), strict=True):
+        variable.assign(value)
 
 
 def value_and_input_gradient(function, x):
@@ -117,7 +138,10 @@ class PreparedModel(keras.Model):
     ``prepare_train_batch`` reads and assigns variables in the plain way on every backend.
     """
 
-    in_training_step = False  # what compute_metrics may ask while it is traced
+    @property
+    def in_training_step(self):
+        """Whether a training step is being traced; each replica of a strategy has a thread of its own for that."""
+        return _IN_TRAINING_STEP.get()
 
     def prepare_train_batch(self, data):
         """Training data as Keras has it -> ``(x, y)``.  May assign to any variable of the model."""
@@ -130,14 +154,14 @@ class PreparedModel(keras.Model):
     def train_step(self, *args):
         """One training step, on JAX as ``(state, data)``."""
         *state, data = args
-        self.in_training_step = True
+        entered = _IN_TRAINING_STEP.set(True)
         try:
             if not state:
                 return super().train_step(self.prepare_train_batch(data))
             state, data = self._prepared_statelessly(state[0], data)
             return super().train_step(state, data)
         finally:
-            self.in_training_step = False
+            _IN_TRAINING_STEP.reset(entered)
 
     def test_step(self, *args):
         """One test step, on JAX as ``(state, data)``."""
@@ -171,8 +195,26 @@ def strategy_scope(name):
         return contextlib.nullcontext()
     if BACKEND != "tensorflow":
         raise InvalidArgument(f"--strategy {name} needs KERAS_BACKEND=tensorflow. Received: {BACKEND}")
+    return _mirrored_strategy().scope()
+
+
+@functools.cache
+def _mirrored_strategy():
+    """One for the process: a second one would count its collective operations from the start again and mix them up."""
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-    return tf.distribute.MirroredStrategy([device.name for device in devices]).scope()
+    return tf.distribute.MirroredStrategy([device.name for device in devices])
+
+
+def join_batch_statistics(model, strategy):
+    """Let batch norm see the whole batch under a strategy, as it does on one device.
+
+    Args:
+        model: built Keras model.
+        strategy: as `strategy_scope` takes it.
+    """
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.synchronized = strategy != "none"
 
 
 def configured(settings):

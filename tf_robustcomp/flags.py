@@ -26,7 +26,7 @@ class Interrupted(BaseException):
         self.hint = "run the same command again"
 
 
-def field(default, help, operational=False, choices=None, minimum=None, maximum=None):
+def field(default, help, operational=False, choices=None, minimum=None, maximum=None, repeated=False):
     """A setting with its flag's help.
 
     Args:
@@ -35,8 +35,9 @@ def field(default, help, operational=False, choices=None, minimum=None, maximum=
         operational: it does not change what a run computes, so a run may be resumed with another value.
         choices: the strings allowed.
         minimum, maximum: the closed range allowed, of a number or of each number of a tuple.
+        repeated: a tuple's flag may be given several times and each is one item, whatever commas it holds.
     """
-    rule = {"choices": choices, "minimum": minimum, "maximum": maximum}
+    rule = {"choices": choices, "minimum": minimum, "maximum": maximum, "repeated": repeated}
     return dataclasses.field(default=default, metadata={"help": help, "operational": operational, **rule})
 
 
@@ -44,7 +45,9 @@ def field(default, help, operational=False, choices=None, minimum=None, maximum=
 class DeviceSettings:
     """Flags of every entry point that trains: where and in what precision it computes."""
 
-    strategy: str = field("none", "`mirrored`: all GPUs of this machine", choices=("none", "mirrored"))
+    strategy: str = field(
+        "none", "`mirrored`: all GPUs of this machine", operational=True, choices=("none", "mirrored")
+    )
     mixed_precision: bool = field(False, "compute in float16, keep weights in float32")
     jit_compile: bool = field(False, "compile the step with XLA")
     deterministic: bool = field(False, "ask TensorFlow for the same bits in every run; slower")
@@ -53,6 +56,16 @@ class DeviceSettings:
 def operational_names(settings):
     """Names of the settings that do not change what a run computes."""
     return {f.name for f in dataclasses.fields(settings) if f.metadata.get("operational")}
+
+
+def narrowed(cls, settings, **changes):
+    """The part of ``settings`` that ``cls`` has, with changes, as one of ``cls``."""
+    return cls(**({f.name: getattr(settings, f.name) for f in dataclasses.fields(cls)} | changes))
+
+
+def is_list(f):
+    """Whether a dataclass field made by `field` holds several values."""
+    return _kind(f) is tuple
 
 
 def parse(cls, argv):
@@ -152,6 +165,8 @@ def _define(cls):
         default: typing.Any = f.default
         if f.metadata["choices"]:
             absl_flags.DEFINE_enum(f.name, default, f.metadata["choices"], text, flag_values=values)
+        elif f.metadata["repeated"]:
+            absl_flags.DEFINE_multi_string(f.name, list(default), text, flag_values=values)
         elif kind is tuple:
             absl_flags.DEFINE_list(f.name, list(map(str, default)), text, flag_values=values)
         else:

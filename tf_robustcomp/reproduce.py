@@ -25,7 +25,7 @@ STUDIES = ("robust", "randomisation")
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(executors.ExecutorSettings):
     """Flags of this entry point."""
 
     scale: str = flags.field("smoke", "how much", choices=("smoke", "laptop", "paper"))
@@ -33,7 +33,6 @@ class Settings:
     data: str = flags.field("mnist", "images of `robust`: mnist or FILE.npz (smoke: digits)")
     dataset: str = flags.field("data/cifar10_train.tfrecord", "training records of `randomisation` (smoke: digits)")
     seed: int = flags.field(0, "seed of the first networks", minimum=0, maximum=2**31)
-    jobs: int = flags.field(1, "runs at a time; they share the cores", operational=True, minimum=1)
 
 
 def command(settings, study):
@@ -54,7 +53,7 @@ def command(settings, study):
         except OSError:
             raise RunError(f"{folder}: another process performs a study here; wait for it or choose another") from None
         _check_folder(folder, study, settings)
-        engine.perform(tasks, folder, executors.Local(settings.jobs))
+        engine.perform(tasks, folder, executors.make(settings, folder))
     flags.import_backend_quietly()
     write = robust_report.text if study == "robust" else randomisation.text
     heading = f"Scale `{settings.scale}`: `python -m tf_robustcomp.reproduce {study} --scale {settings.scale}`."

@@ -42,7 +42,7 @@ def parts(settings, proportion_random, steps):
     """
     folder = Path(settings.train_dir)
     trained = folder / train_resnet_random.directory(proportion_random)
-    training = _select(
+    training = flags.narrowed(
         train_resnet_random.Settings,
         settings,
         train_dir=str(trained),
@@ -50,7 +50,7 @@ def parts(settings, proportion_random, steps):
         max_steps=settings.train_steps,
     )
     prunings = [
-        _select(
+        flags.narrowed(
             prune_resnet_dns.Settings,
             settings,
             train_dir=str(folder / prune_resnet_dns.directory(proportion_random, sparsity)),
@@ -81,11 +81,6 @@ def command(settings, action, proportion, steps, given):
     train_resnet_random.evaluate(training, asked)
     for pruning in prunings:
         prune_resnet_dns.evaluate(pruning, given & {f.name for f in dataclasses.fields(pruning)})
-
-
-def _select(cls, settings, **changes):
-    values = {f.name: getattr(settings, f.name) for f in dataclasses.fields(cls)}
-    return cls(**(values | changes))
 
 
 def _number(word, name, kind, low, high):

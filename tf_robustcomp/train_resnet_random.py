@@ -11,6 +11,7 @@ import sys
 
 from tf_robustcomp import flags, randomisation
 from tf_robustcomp.errors import InvalidArgument
+from tf_robustcomp.studies import sweep
 
 COMMAND = "train_resnet_random"
 
@@ -74,17 +75,28 @@ def _build(settings, image_shape):
 
 
 def _learning_rate(model):
-    return {"learning_rate": float(model.optimizer.learning_rate)}
+    from tf_robustcomp import backend
+
+    return {"learning_rate": float(backend.read(model.optimizer.learning_rate))}
+
+
+@dataclasses.dataclass(frozen=True)
+class CommandSettings(sweep.SweepSettings, Settings):
+    """Flags of the command: those of a run, and those of many."""
 
 
 def command(settings, action, given):
-    """`train` or `eval`."""
+    """`train` or `eval`, one run or a sweep."""
+    if settings.sweep:
+        return sweep.perform(COMMAND, Settings, settings, action, given)
+    settings = flags.narrowed(Settings, settings)
+    given &= vars(settings).keys()
     return train(settings) if action == "train" else evaluate(settings, given)
 
 
 def main(argv=None):
     """Command line; returns the exit code."""
-    return flags.run(COMMAND, __doc__, Settings, command, argv, positional=(("train", "eval"),))
+    return flags.run(COMMAND, __doc__, CommandSettings, command, argv, positional=(("train", "eval"),))
 
 
 if __name__ == "__main__":

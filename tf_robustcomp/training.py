@@ -44,6 +44,7 @@ def train_run(command, settings, load, build, batches_from, max_steps=None, desc
         steps = max_steps(data) if callable(max_steps) else max_steps
         with backend.configured(settings):
             model, progress = run.resume(runs.load_model) or (build(data), Progress())
+            backend.join_batch_statistics(model, settings.strategy)
             print(f"{run.path}: {len(data[0])} images, step {progress.step} of {steps}", flush=True)
             batches = batches_from(data, progress.step)
             train(

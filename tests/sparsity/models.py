@@ -7,7 +7,8 @@ from keras import layers
 
 def dense_net(activation="tanh"):
     """(n, 8) -> logits (n, 4), two dense layers."""
-    return keras.Sequential([layers.Input((8,)), layers.Dense(16, activation=activation), layers.Dense(4)])
+    first = layers.Dense(16, activation=activation, name="dense")
+    return keras.Sequential([layers.Input((8,)), first, layers.Dense(4, name="dense_1")])
 
 
 def small_data(seed=3, count=64):

@@ -11,7 +11,7 @@ import pytest
 from tf_robustcomp.errors import InvalidArgument, RunError
 from tf_robustcomp.studies import engine, executors, report
 from tf_robustcomp.studies.task import Task, keys
-from tf_robustcomp.studies.worker import TaskFailed
+from tf_robustcomp.studies.worker import TaskCrashed, TaskFailed
 
 
 def task(name, *needs, **flags):
@@ -119,12 +119,12 @@ def test_the_share_of_steps_made_is_read_from_the_log(tmp_path):
 
 
 def test_a_crash_is_tried_three_times_and_a_refusal_once(tmp_path, monkeypatch):
-    for code, tries in ((-9, 3), (2, 1)):
+    for kind, tries in ((TaskCrashed, 3), (TaskFailed, 1)):
         calls = []
 
-        def run(*arguments, code=code, calls=calls):
+        def run(*arguments, kind=kind, calls=calls):
             calls.append(arguments)
-            raise TaskFailed("one", code, "")
+            raise kind("one", -9, "")
 
         monkeypatch.setattr(executors.worker, "run", run)
         with pytest.raises(RunError):

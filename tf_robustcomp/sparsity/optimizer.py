@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from tf_robustcomp.backend import update_on_every_replica
+from tf_robustcomp.backend import apply_gradients, update_on_every_replica
 from tf_robustcomp.errors import InvalidArgument
 from tf_robustcomp.sparsity import distributions, patterns, schedules
 
@@ -211,7 +211,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         gradients = self._gradients(grads, variables) if self.uses_gradient else [None] * len(self.pruned)
         step = ops.cast(self.inner_optimizer.iterations, "int32") + 0  # a copy: the counter is about to move
         update_on_every_replica([(_restore, (p.variable, p.dense, p.mask)) for p in self.pruned])
-        self.inner_optimizer.apply(list(grads), list(variables))
+        apply_gradients(self.inner_optimizer, list(grads), list(variables))
         # While gradients are only being accumulated, no update was made, and none is made to the masks.
         made = ops.cast(self.inner_optimizer.iterations, "int32") > step
         self._prune(step, made, gradients)

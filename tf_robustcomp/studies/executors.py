@@ -1,12 +1,41 @@
-"""Where the tasks of a study run: on this machine, several at a time."""
+"""Where the tasks of a study run: on this machine, several at a time, or on a Ray cluster."""
 
+import dataclasses
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+from tf_robustcomp import flags
 from tf_robustcomp.studies import worker
 
 ATTEMPTS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class ExecutorSettings:
+    """Flags of every command that performs many runs."""
+
+    executor: str = flags.field("local", "where the runs go", operational=True, choices=("local", "ray"))
+    jobs: int = flags.field(1, "local: runs at a time; they share the cores", operational=True, minimum=1)
+    ray_address: str | None = flags.field(
+        None, "ray: `auto` or HOST:PORT of a running cluster [default: one is started here]", operational=True
+    )
+    cpus_per_run: int = flags.field(1, "ray: cores, and threads, of each run", operational=True, minimum=1)
+    gpus_per_run: float = flags.field(0.0, "ray: GPUs of each run; a fraction shares one", operational=True, minimum=0)
+
+
+def make(settings, folder):
+    """The executor that the flags ask for.
+
+    Args:
+        settings: `ExecutorSettings`.
+        folder: of the study.
+    """
+    if settings.executor == "local":
+        return Local(settings.jobs)
+    from tf_robustcomp.studies.ray_executor import OnRay
+
+    return OnRay(folder, settings.ray_address, settings.cpus_per_run, settings.gpus_per_run)
 
 
 class Local:
@@ -39,8 +68,8 @@ class Local:
         for attempt in range(ATTEMPTS):
             try:
                 return worker.run(folder, task, key, self.environment, self._started)
-            except worker.TaskFailed as failure:
-                if failure.final or attempt == ATTEMPTS - 1 or self.stopping.is_set():
+            except worker.TaskCrashed:
+                if attempt == ATTEMPTS - 1 or self.stopping.is_set():
                     raise
 
     def _started(self, process):

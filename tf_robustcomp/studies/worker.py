@@ -16,22 +16,22 @@ import threading
 import time
 from pathlib import Path
 
-from tf_robustcomp import files
+from tf_robustcomp import files, flags
 
 TAIL_LINES = 5
+STOP_SECONDS = 600  # that a task is given to save what it has
 
 
 class TaskFailed(Exception):
-    """A worker ended with an exit code other than 0."""
+    """A worker ended with an exit code other than 0; with 2, as its input was refused, to try again is useless."""
 
     def __init__(self, name, code, tail):
         super().__init__(name, code, tail)
         self.name, self.code, self.tail = name, code, tail
 
-    @property
-    def final(self):
-        """Whether to try again is useless: the command refused its input."""
-        return self.code == 2
+
+class TaskCrashed(TaskFailed):
+    """A worker was killed, or failed for a reason that may have passed."""
 
 
 def run(folder, task, key, environment, started=lambda process: None):
@@ -45,7 +45,8 @@ def run(folder, task, key, environment, started=lambda process: None):
         started: function of the process.
 
     Raises:
-        TaskFailed: the last lines of the log are in it.
+        TaskFailed: its input was refused; the last lines of the log are in it.
+        TaskCrashed: it failed otherwise.
     """
     folder = Path(folder).resolve()
     words = [sys.executable, "-m", "tf_robustcomp.studies.worker", task.name, key, task.entry]
@@ -65,7 +66,8 @@ def run(folder, task, key, environment, started=lambda process: None):
         code = process.wait()
     if code:
         lines = (folder / task.path(".log")).read_text(errors="replace").strip().splitlines()
-        raise TaskFailed(task.name, code, "\n".join(lines[-TAIL_LINES:]))
+        kind = TaskFailed if code == flags.EXIT_USAGE else TaskCrashed
+        raise kind(task.name, code, "\n".join(lines[-TAIL_LINES:]))
 
 
 def main(name, key, entry, calls):

@@ -1,0 +1,109 @@
+"""Where the tasks of a study run: on a Ray cluster, which schedules them, tries again and moves them."""
+
+import concurrent.futures
+import logging
+import platform
+import signal
+import socket
+import uuid
+from pathlib import Path
+
+from tf_robustcomp.errors import InvalidArgument, RunError
+from tf_robustcomp.studies import worker
+
+RETRIES = 2
+CONNECT_SECONDS = 10
+
+
+class OnRay:
+    """Tasks of a Ray cluster, one that runs or one of this machine alone.
+
+    Args:
+        folder: of the study, on a path that all machines see.
+        address: of the cluster, "auto" or HOST:PORT; None starts one on this machine.
+        cpus, gpus: of each task; fractions of a GPU share it.
+
+    Raises:
+        InvalidArgument: Ray is not installed.
+        RunError: there is no cluster at the address, or a machine of it does not see the folder.
+    """
+
+    def __init__(self, folder, address=None, cpus=1, gpus=0.0):
+        try:
+            import ray
+        except ImportError:
+            raise InvalidArgument("--executor=ray needs Ray: pip install 'tf_robustcomp[ray]'") from None
+        self.ray, self.folder = ray, Path(folder).resolve()
+        self._connect(address)
+        self.environment = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"), str(max(1, int(cpus))))
+        self.options = {"num_cpus": cpus, "num_gpus": gpus, "max_retries": RETRIES}
+        self.references: list = []
+        try:
+            self._check_that_all_see_the_folder()
+        except BaseException:
+            ray.shutdown()
+            raise
+
+    def _connect(self, address):
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            if address and ":" in address and "//" not in address:  # Ray itself would try for minutes
+                host, port = address.rsplit(":", 1)
+                socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+            self.ray.init(address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+        except (OSError, ValueError, OverflowError, RuntimeError) as error:
+            raise RunError(f"--ray-address {address}: no Ray cluster there ({str(error).splitlines()[0]})") from None
+        finally:
+            signal.signal(signal.SIGTERM, handler)  # Ray's own would leave without stopping the tasks
+
+    def submit(self, folder, task, key):
+        """Hand a task to the cluster: a ``concurrent.futures.Future``, which may raise `worker.TaskFailed`."""
+        run = self.ray.remote(retry_exceptions=[worker.TaskCrashed], **self.options)(worker.run)
+        reference = run.remote(str(self.folder), task, key, self.environment)
+        self.references.append(reference)
+        result: concurrent.futures.Future = concurrent.futures.Future()
+        reference.future().add_done_callback(lambda done: self._pass_on(task, done, result))
+        return result
+
+    def stop(self):
+        """Let the running tasks save what they have, and wait for them."""
+        for reference in self.references:
+            self.ray.cancel(reference)
+        if self.references:
+            self.ray.wait(self.references, num_returns=len(self.references), timeout=worker.STOP_SECONDS)
+        self.ray.shutdown()
+
+    def _pass_on(self, task, done, result):
+        error = done.exception()
+        if error is None:
+            result.set_result(None)
+        elif isinstance(error, worker.TaskFailed):
+            result.set_exception(getattr(error, "cause", error))
+        else:  # its machine is gone, and so were those it was moved to
+            result.set_exception(worker.TaskCrashed(task.name, -1, str(error).splitlines()[0]))
+
+    def _check_that_all_see_the_folder(self):
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        probe = self.folder / f".probe-{uuid.uuid4().hex}"
+        probe.touch()
+        try:
+            nodes = [node for node in self.ray.nodes() if node["Alive"]]
+            looks = [
+                self.ray.remote(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], False))(
+                    _sees
+                ).remote(str(probe))
+                for node in nodes
+            ]
+            blind = [host for host, sees in self.ray.get(looks) if not sees]
+        finally:
+            probe.unlink()
+        if blind:
+            raise RunError(
+                f"{self.folder}: {', '.join(sorted(set(blind)))} of the cluster does not see this folder; choose an "
+                "--out on a file system that all its machines share"
+            )
+
+
+def _sees(path):
+    return platform.node(), Path(path).is_file()
