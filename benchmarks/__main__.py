@@ -12,7 +12,10 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-MODULES = ("pruning_step", "model_size", "wasserstein_step", "rotation_search", "codec", "input_pipeline", "start")
+MODULES = (
+    *("pruning_step", "wasserstein_step", "rotation_search", "convolutions", "codec", "input_pipeline", "start"),
+    *("scaling", "model_size"),
+)
 
 
 def main():
