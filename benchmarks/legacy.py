@@ -30,24 +30,26 @@ def resnet(depth, keras):
     return keras.Model(inputs, layers.Dense(10)(layers.GlobalAveragePooling2D()(norm(x))))
 
 
-def mobilenet(keras):
-    return keras.applications.MobileNetV2((32, 32, 3), alpha=1.0, weights=None, classes=10, classifier_activation=None)
+def mobilenet(keras, side):
+    return keras.applications.MobileNetV2(
+        (side, side, 3), alpha=1.0, weights=None, classes=10, classifier_activation=None
+    )
 
 
-def main(name, batch_size, rounds):
+def main(name, side, batch_size, rounds):
     import numpy as np
     import tensorflow_model_optimization as tfmot
     import tf_keras as keras
 
-    from benchmarks.pairs import medians, peak_megabytes
+    from benchmarks.pairs import peak_megabytes, ratios, times
 
     rng = np.random.default_rng(0)
-    x, y = rng.random((batch_size, 32, 32, 3), dtype="float32"), rng.integers(0, 10, batch_size)
+    x, y = rng.random((batch_size, side, side, 3), dtype="float32"), rng.integers(0, 10, batch_size)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     first = []
 
     def stepper(prune):
-        model = resnet(56, keras) if name == "resnet" else mobilenet(keras)
+        model = resnet(56, keras) if name == "resnet" else mobilenet(keras, side)
         began = time.perf_counter()
         if prune:
             schedule = tfmot.sparsity.keras.PolynomialDecay(0.0, 0.9, 0, 15_000, frequency=500)
@@ -71,9 +73,8 @@ def main(name, batch_size, rounds):
     for prune in (False, True):
         steps.append(stepper(prune))
         memory.append(peak_megabytes())
-    dense, pruned = medians(steps, rounds)
-    print(json.dumps({"dense": dense, "pruned": pruned, "first": first, "memory": memory}))
+    print(json.dumps({"ratios": ratios(times(steps, rounds)), "first": first, "memory": memory}))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], *map(int, sys.argv[2:]))

@@ -5,22 +5,32 @@ import statistics
 import time
 
 
-def medians(actions, rounds, warm_up=2):
-    """Median seconds of each action, measured in turn within every round.
+def times(actions, rounds, warm_up=2):
+    """Seconds of each action in every round, a list of lists; within a round they take turns.
 
     Args:
         actions: functions without arguments.
         rounds: how often each is timed.
         warm_up: rounds that do not count.
     """
-    times = [[] for _ in actions]
+    taken = [[] for _ in actions]
     for index in range(warm_up + rounds):
-        for action, taken in zip(actions, times, strict=True):
+        for action, seconds in zip(actions, taken, strict=True):
             began = time.perf_counter()
             action()
             if index >= warm_up:
-                taken.append(time.perf_counter() - began)
-    return [statistics.median(taken) for taken in times]
+                seconds.append(time.perf_counter() - began)
+    return taken
+
+
+def medians(actions, rounds, warm_up=2):
+    """Median seconds of each action; arguments as of `times`."""
+    return [statistics.median(seconds) for seconds in times(actions, rounds, warm_up)]
+
+
+def ratios(taken):
+    """Median over the rounds of each action's seconds by the first one's: what disturbs a round disturbs both."""
+    return [statistics.median(a / b for a, b in zip(seconds, taken[0], strict=True)) for seconds in taken]
 
 
 def peak_megabytes():

@@ -20,10 +20,16 @@ class PrunedVariable(NamedTuple):
     """A model's variable and what the optimizer keeps beside it; all but the threshold are of the variable's shape."""
 
     variable: keras.Variable
-    dense: keras.Variable  # read where the mask is False only: elsewhere the model's own weight counts
     mask: keras.Variable  # bool, True where the weight is in use
     threshold: keras.Variable  # float32 scalar, in units of |weight|
+    dense: keras.Variable | None = (
+        None  # of rules that revive; read where the mask is False: elsewhere the model's counts
+    )
     state: keras.Variable | None = None  # float32, of rules that keep one
+
+    def parts(self):
+        """What is there, by name."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
 
 
 class Moment(NamedTuple):
@@ -210,12 +216,20 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             grads, variables = zip(*pairs, strict=True)
         gradients = self._gradients(grads, variables) if self.uses_gradient else [None] * len(self.pruned)
         step = ops.cast(self.inner_optimizer.iterations, "int32") + 0  # a copy: the counter is about to move
-        update_on_every_replica([(_restore, (p.variable, p.dense, p.mask)) for p in self.pruned])
+        if self.revives:  # otherwise what is cut is zero, and so it is in the model
+            update_on_every_replica([(_restore, (p.variable, p.dense, p.mask)) for p in self.pruned])
         apply_gradients(self.inner_optimizer, list(grads), list(variables))
-        # While gradients are only being accumulated, no update was made, and none is made to the masks.
-        made = ops.cast(self.inner_optimizer.iterations, "int32") > step
+        made = True
+        if self._may_wait():
+            made = ops.cast(self.inner_optimizer.iterations, "int32") > step
         self._prune(step, made, gradients)
         self._iterations.assign_add(1)
+
+    def _may_wait(self):
+        """Whether there are steps that update nothing, after which the masks stay too: gradients add up or overflow."""
+        inside = _nested(self.inner_optimizer)
+        scaled = any(isinstance(optimizer, keras.optimizers.LossScaleOptimizer) for optimizer in inside)
+        return scaled or any(optimizer.gradient_accumulation_steps for optimizer in inside)
 
     def _gradients(self, grads, variables):
         """What the inner optimizer will apply: unscaled, averaged over accumulated steps; None where there is none."""
@@ -249,28 +263,27 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         ]
         if self.distribution.needs_scores:
             moments = self._with_global_sparsities(moments, sparsity)
-        operations = zip(moments, self.pruned, strict=True)
+        operations = zip(moments, (p.parts() for p in self.pruned), strict=True)
         update_on_every_replica(
-            [(functools.partial(self._operate, m), [v for v in p if v is not None]) for m, p in operations]
+            [(functools.partial(self._operate, m, tuple(p)), list(p.values())) for m, p in operations]
         )
         for slots, p in zip(self._lists.slots, self.pruned, strict=False):
             update_on_every_replica([(functools.partial(_reset, first), (slot, p.mask)) for slot, first in slots])
 
-    def _operate(self, moment, variable, dense, mask, threshold, state=None):
-        weights = ops.convert_to_tensor(variable)
-        in_use = ops.convert_to_tensor(mask)
+    def _operate(self, moment, names, *variables):
+        p = PrunedVariable(**dict(zip(names, variables, strict=True)))
+        weights, in_use = ops.convert_to_tensor(p.variable), ops.convert_to_tensor(p.mask)
         magnitudes = ops.cast(weights, "float32")
-        if state is not None:
-            moment = moment._replace(state=self._observed(magnitudes, in_use, moment, ops.convert_to_tensor(state)))
-            state.assign(moment.state)
-        new_mask, new_threshold = self.surgery(magnitudes, in_use, ops.convert_to_tensor(threshold), moment)
-        masked = ops.where(new_mask, weights, ops.zeros_like(weights))
-        if not self.revives:
-            masked = ops.where(in_use, masked, ops.zeros_like(weights))
-        dense.assign(weights if self.revives else masked)
-        mask.assign(new_mask)
-        threshold.assign(new_threshold)
-        variable.assign(masked)
+        if p.state is not None:
+            moment = moment._replace(state=self._observed(magnitudes, in_use, moment, ops.convert_to_tensor(p.state)))
+            p.state.assign(moment.state)
+        mask, threshold = self.surgery(magnitudes, in_use, ops.convert_to_tensor(p.threshold), moment)
+        kept = mask if self.revives else ops.logical_and(mask, in_use)  # what grows without a memory begins at zero
+        if p.dense is not None:
+            p.dense.assign(weights)
+        p.mask.assign(mask)
+        p.threshold.assign(threshold)
+        p.variable.assign(ops.where(kept, weights, ops.zeros((), weights.dtype)))  # a scalar: no pass over the memory
 
     def _observed(self, weights, mask, moment, state):
         """The state after a step; that of steps that were not made, or not in finite numbers, is left out."""
@@ -305,7 +318,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             state = self.add_variable(variable.shape, initializer="zeros", dtype="float32", name=f"{name}_state")
         return PrunedVariable(
             variable=variable,
-            dense=self.add_variable_from_reference(variable, name="dense"),
+            dense=self.add_variable_from_reference(variable, name="dense") if self.revives else None,
             mask=self.add_variable(variable.shape, initializer="ones", dtype="bool", name=f"{name}_mask"),
             threshold=self.add_variable((), initializer="zeros", dtype="float32", name=f"{name}_threshold"),
             state=state,

@@ -34,6 +34,10 @@ class Pattern:
         """Means over the units: a variable's tensor -> (units,)."""
         raise NotImplementedError
 
+    def pool_mask(self, mask):
+        """The same for a mask, which is equal within each unit."""
+        return self.pool(ops.cast(mask, "float32")) > 0.5
+
     def expand(self, units, shape):
         """Inverse of ``pool`` for values that are equal within each unit: (units,) -> the variable's shape."""
         raise NotImplementedError
@@ -71,6 +75,10 @@ class Unstructured(Pattern):
     def pool(self, values):
         """Nothing to pool."""
         return ops.reshape(values, (-1,))
+
+    def pool_mask(self, mask):
+        """Nothing to pool."""
+        return ops.reshape(mask, (-1,))
 
     def expand(self, units, shape):
         """Nothing to expand."""

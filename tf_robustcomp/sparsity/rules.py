@@ -178,12 +178,16 @@ class DNS(_Seeded):
     def surgery(self, weights, mask, threshold, moment):
         """Cut below the band, splice above it, keep within."""
         operate = ops.logical_and(moment.active, moment.draw < self._probability(moment.step))
-        if self.exact:
-            operate = ops.logical_or(operate, moment.update_now)
+        return ops.cond(  # the more steps go by, the fewer kernels are operated, and what is not costs nothing
+            ops.logical_or(operate, moment.update_now),
+            lambda: self._operated(weights, mask, threshold, moment, operate),
+            lambda: (mask, ops.cast(threshold, "float32")),
+        )
+
+    def _operated(self, weights, mask, threshold, moment, operate):
         if isinstance(self.pattern, NM):  # no threshold: weights are compared within their group
-            operated = self.pattern.select(self.scores(weights, mask, moment), moment.sparsity)
-            return ops.where(operate, operated, mask), threshold
-        units, in_use = self.pattern.pool(ops.abs(weights)), self.pattern.pool(ops.cast(mask, "float32")) > 0.5
+            return self.pattern.select(self.scores(weights, mask, moment), moment.sparsity), threshold
+        units, in_use = self.pattern.pool(ops.abs(weights)), self.pattern.pool_mask(mask)
         threshold = ops.cond(
             moment.update_now,
             lambda: self._threshold(units, in_use, moment),
@@ -194,7 +198,9 @@ class DNS(_Seeded):
         if self.exact:  # by rank, which parts equal magnitudes too
             ranked = functools.partial(self._ranked, units, in_use, moment)
             operated = ops.cond(moment.update_now, ranked, lambda: operated)
-        return self.pattern.expand(ops.where(operate, operated, in_use), weights.shape), threshold
+        else:
+            operated = ops.where(operate, operated, in_use)
+        return self.pattern.expand(operated, weights.shape), threshold
 
     def _ranked(self, units, in_use, moment):
         order = ops.argsort(ops.argsort(self.scores(units, in_use, moment)))
