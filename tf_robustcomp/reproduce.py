@@ -37,7 +37,7 @@ class Settings(executors.ExecutorSettings):
 
 def command(settings, study):
     """Perform the study and report it."""
-    folder = Path(settings.out)
+    folder = executors.study_folder("--out", settings.out)
     _check_data(settings, study)
     data, dataset = (_as_seen_from(folder, source) for source in (settings.data, settings.dataset))
     tasks = (

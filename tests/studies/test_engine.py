@@ -118,6 +118,19 @@ def test_the_share_of_steps_made_is_read_from_the_log(tmp_path):
     assert one.fraction(tmp_path) == 0.25
 
 
+def test_an_address_is_no_folder(tmp_path):
+    with pytest.raises(InvalidArgument, match="--out must be a path; mount"):
+        executors.study_folder("--out", "s3://bucket/study")
+    assert executors.study_folder("--out", "a/b").name == "b"
+
+
+def test_it_is_said_where_a_task_ran(tmp_path, capsys):
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks/a.host").write_text("machine7")
+    engine.perform([task("a")], tmp_path, Recording())
+    assert "a finished in 00:01 on machine7; 1 of 1 done" in capsys.readouterr().out
+
+
 def test_a_crash_is_tried_three_times_and_a_refusal_once(tmp_path, monkeypatch):
     for kind, tries in ((TaskCrashed, 3), (TaskFailed, 1)):
         calls = []

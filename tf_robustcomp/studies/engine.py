@@ -95,17 +95,20 @@ class Progress:
         what = f"failed with exit code {failure.code}" if failure else "finished"
         seconds = (task.record(self.folder) or {}).get("seconds", 0.0)
         took = "" if failure else f" in {tqdm.format_interval(seconds)}"
+        took += f" on {host}" if (host := task.host(self.folder)) else ""
         self._say(f"{task.name} {what}{took}; {len(self.done)} of {self.count} done{self._left()}")
 
     def show(self, running):
         """Move the bar."""
-        running = list(running)
-        self.made = sum(self.minutes[n] for n in self.done | self.failed)
-        self.made += sum(self.minutes[t.name] * t.fraction(self.folder) for t in running)
-        if not self.bar.disable:
-            self.bar.set_postfix_str("running: " + " ".join(t.name for t in running), refresh=False)
-            self.bar.update(self.made - self.bar.n)
-            self.bar.refresh()
+        if self.bar.disable:
+            return
+        begun = [task for task in running if task.host(self.folder)]
+        made = sum(self.minutes[name] for name in self.done | self.failed)
+        made += sum(self.minutes[task.name] * task.fraction(self.folder) for task in begun)
+        places = " ".join(f"{task.name}@{task.host(self.folder)}" for task in begun)
+        self.bar.set_postfix_str(f"running: {places}", refresh=False)
+        self.bar.update(made - self.bar.n)
+        self.bar.refresh()
 
     def close(self):
         """End the bar's line."""

@@ -4,8 +4,10 @@ import dataclasses
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from tf_robustcomp import flags
+from tf_robustcomp.errors import InvalidArgument
 from tf_robustcomp.studies import worker
 
 ATTEMPTS = 3
@@ -22,6 +24,21 @@ class ExecutorSettings:
     )
     cpus_per_run: int = flags.field(1, "ray: cores, and threads, of each run", operational=True, minimum=1)
     gpus_per_run: float = flags.field(0.0, "ray: GPUs of each run; a fraction shares one", operational=True, minimum=0)
+
+
+def study_folder(name, value):
+    """The folder of a study.
+
+    Args:
+        name: the flag that gives it.
+        value: what was given.
+
+    Raises:
+        InvalidArgument: it is an address, such as ``s3://``.
+    """
+    if "://" in value:
+        raise InvalidArgument(f"{name} must be a path; mount what the address stands for. Received: {value}")
+    return Path(value)
 
 
 def make(settings, folder):

@@ -48,8 +48,9 @@ def perform(entry, kind, settings, action, given):
     arrays = dict(_array(kind, text) for text in settings.sweep)
     if len(arrays) < len(settings.sweep):
         raise InvalidArgument(f"--sweep must name each setting once. Received: {', '.join(settings.sweep)}")
-    folder = Path(settings.train_dir or "sweep")
-    shared = {name: getattr(settings, name) for name in sorted(given & {f.name for f in dataclasses.fields(kind)})}
+    folder = executors.study_folder("--train-dir", settings.train_dir or "sweep")
+    own = given & {f.name for f in dataclasses.fields(kind)} - {"train_dir"}
+    shared = {name: getattr(settings, name) for name in sorted(own)}
     for name in set(PATHS) & set(shared):
         if shared[name] and Path(shared[name]).exists():
             shared[name] = os.path.relpath(shared[name], folder)  # the runs work in the folder

@@ -37,7 +37,7 @@ class Task:
     minutes: float = 1.0
 
     def path(self, suffix):
-        """Path of its file: ``.cfg`` flags, ``.log`` output, ``.json`` record of its end, ``.lock``."""
+        """Path of its file: ``.cfg`` flags, ``.log`` output, ``.json`` record of its end, ``.host``, ``.lock``."""
         return f"tasks/{self.name}{suffix}"
 
     def arguments(self):
@@ -68,13 +68,23 @@ class Task:
 
     def fraction(self, folder):
         """Share of its steps that it has made, as far as its log tells."""
+        steps = STEP.findall(self._tail_of_log(folder))
+        return min(int(steps[-1][0]) / max(int(steps[-1][1]), 1), 1.0) if steps else 0.0
+
+    def host(self, folder):
+        """Name of the machine where it runs or ran last; empty where it has not begun."""
+        try:
+            return (Path(folder) / self.path(".host")).read_text()
+        except OSError:
+            return ""
+
+    def _tail_of_log(self, folder):
         try:
             with open(Path(folder) / self.path(".log"), "rb") as log:
                 log.seek(max(0, log.seek(0, 2) - TAIL))
-                steps = STEP.findall(log.read())
+                return log.read()
         except OSError:
-            return 0.0
-        return min(int(steps[-1][0]) / max(int(steps[-1][1]), 1), 1.0) if steps else 0.0
+            return b""
 
 
 def keys(tasks):

@@ -75,6 +75,7 @@ def main(name, key, entry, calls):
     with open(f"tasks/{name}.lock", "a+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         threading.Thread(target=_stop_with_input, daemon=True).start()
+        files.write_text(f"tasks/{name}.host", platform.node())
         print(f"on {platform.node()}, process {os.getpid()}", flush=True)
         began = time.monotonic()
         code = 0
