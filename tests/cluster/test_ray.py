@@ -157,6 +157,27 @@ def test_a_task_that_is_killed_while_it_writes_a_checkpoint_is_tried_again(clust
     agree(tmp_path, local)
 
 
+def test_ctrl_c_lets_the_tasks_save_and_the_same_command_goes_on(cluster, tmp_path):
+    folders = [tmp_path / name for name in ("stopped", "straight")]
+    commands = [
+        programs.words(
+            *("train_resnet_random", "train", "--executor=ray", f"--ray-address={cluster.address}"),
+            *("--dataset=digits", "--model-size=8", "--bn-momentum=0.9", "--max-steps=60", "--log-steps=5"),
+            *("--learning-rates=0.1", "--boundaries=", "--sweep=seed=0:2", f"--train-dir={folder}"),
+        )
+        for folder in folders
+    ]
+    metrics = [folders[0] / f"seed={seed}/metrics.csv" for seed in range(2)]
+    code, stderr = programs.kill_when(commands[0], lambda: all(path.is_file() for path in metrics), signal.SIGINT)
+    assert code == 130, stderr[-2000:]
+    assert "run the same command again" in programs.one_line(stderr)
+    assert all((folders[0] / f"seed={seed}/checkpoint.keras").is_file() for seed in range(2))
+    for command in commands:
+        code, _, stderr = programs.run(command)
+        assert code == 0, stderr[-2000:]
+    assert (folders[0] / "sweep.csv").read_text() == (folders[1] / "sweep.csv").read_text()
+
+
 def test_a_folder_that_a_machine_does_not_see_is_one_clear_error(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.touch", lambda path: None)  # as if it were made on another disk
     monkeypatch.setattr("pathlib.Path.unlink", lambda path, missing_ok=False: None)

@@ -24,8 +24,8 @@ DIAMOND = (task("a"), task("b", "a"), task("c", "a"), task("d", "b", "c"), task(
 class Recording:
     """Runs nothing, writes the records, and notes beginnings and ends."""
 
-    def __init__(self, failing=()):
-        self.pool, self.failing = ThreadPoolExecutor(4), failing
+    def __init__(self, failing=(), host=""):
+        self.pool, self.failing, self.host = ThreadPoolExecutor(4), failing, host
         self.events, self.lock = [], threading.Lock()
 
     def submit(self, folder, task, key):
@@ -39,6 +39,8 @@ class Recording:
             self.events.append(("end", task.name))
         if task.name in self.failing:
             raise TaskFailed(task.name, 1, "last words")
+        if self.host:
+            (folder / task.path(".host")).write_text(self.host)
         (folder / task.path(".json")).write_text(json.dumps({"key": key, "seconds": 1.0}))
 
     def stop(self):
@@ -126,8 +128,8 @@ def test_an_address_is_no_folder(tmp_path):
 
 def test_it_is_said_where_a_task_ran(tmp_path, capsys):
     (tmp_path / "tasks").mkdir()
-    (tmp_path / "tasks/a.host").write_text("machine7")
-    engine.perform([task("a")], tmp_path, Recording())
+    (tmp_path / "tasks/a.host").write_text("where it was tried before")
+    engine.perform([task("a")], tmp_path, Recording(host="machine7"))
     assert "a finished in 00:01 on machine7; 1 of 1 done" in capsys.readouterr().out
 
 

@@ -3,6 +3,7 @@
 import concurrent.futures
 import sys
 import time
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -34,6 +35,7 @@ def perform(tasks, folder, executor):
         while waiting or running:
             unfinished = {*waiting, *failures, *(task.name for task in running.values())}
             for task in [t for t in waiting.values() if not unfinished & set(t.needs)]:
+                (Path(folder) / task.path(".host")).unlink(missing_ok=True)  # of an earlier attempt
                 running[executor.submit(folder, task, keys[task.name])] = waiting.pop(task.name)
             if not running:
                 break  # what waits needs what failed
@@ -84,7 +86,7 @@ class Progress:
             initial=self.first,
             smoothing=0,
             disable=not sys.stderr.isatty(),
-            bar_format="{l_bar}{bar}| {elapsed} passed, {remaining} left, {postfix}",
+            bar_format="{l_bar}{bar}| {elapsed} passed, {remaining} left{postfix}",
         )
         if self.done:
             self._say(f"{len(self.done)} of {self.count} tasks have finished already")
