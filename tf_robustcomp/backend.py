@@ -43,6 +43,14 @@ def update_on_every_replica(updates):
     tf.__internal__.distribute.interim.maybe_merge_call(merged, tf.distribute.get_strategy())
 
 
+def summed_over_replicas(tensors):
+    """Sums of tensors over the replicas of a strategy, on each of them; without one the tensors as they are."""
+    if BACKEND != "tensorflow" or not tensors or not tf.distribute.has_strategy():
+        return tensors
+    context = tf.distribute.get_replica_context()
+    return tensors if context is None else list(context.all_reduce(tf.distribute.ReduceOp.SUM, tensors))
+
+
 def apply_gradients(optimizer, gradients, variables):
     """``optimizer.apply`` of an optimizer inside another one, whatever it is.
 

@@ -16,12 +16,13 @@ import tf_robustcomp as rc
 from tf_robustcomp.backend import strategy_scope
 from tests.sparsity.models import compiled, dense_net, small_data
 
+kind, schedule = sys.argv[1:]
 losses, weights, masks = [], [], []
 for strategy in ("none", "mirrored"):
     keras.utils.set_random_seed(1)
     with strategy_scope(strategy):
-        schedule = rc.PolynomialDecay(0.0, 0.75, 0, 8, frequency=2)
-        model = compiled(dense_net(), rc.DNS(keras.optimizers.SGD(0.05, momentum=0.9), schedule, seed=2))
+        optimizer = getattr(rc, kind)(keras.optimizers.SGD(0.05, momentum=0.9), eval(schedule))
+        model = compiled(dense_net(), optimizer)
     data = tf.data.Dataset.from_tensor_slices(small_data()).batch(16, drop_remainder=True)
     losses.append(model.fit(data, epochs=3, verbose=0).history["loss"])
     weights.append([w.tolist() for w in model.get_weights()])
@@ -33,9 +34,23 @@ print(json.dumps([losses, weights, masks, sparsity]))
 """
 
 
+RISING, CONSTANT = "rc.PolynomialDecay(0.0, 0.75, 0, 8, frequency=2)", "rc.ConstantSparsity(0.75, 0, frequency=2)"
+
+
 @pytest.mark.tensorflow_only
-def test_two_replicas_train_as_one_device_and_hold_identical_masks():
-    done = subprocess.run([sys.executable, "-c", TRAIN], capture_output=True, text=True, env=dict(os.environ))
+@pytest.mark.parametrize(
+    ("kind", "schedule"),
+    [
+        ("DNS", RISING),
+        ("MagnitudePruning", RISING),
+        ("RandomPruning", RISING),
+        ("MovementPruning", RISING),
+        ("RigL", CONSTANT),
+    ],
+)
+def test_two_replicas_train_as_one_device_and_hold_identical_masks(kind, schedule):
+    words = [sys.executable, "-c", TRAIN, kind, schedule]
+    done = subprocess.run(words, capture_output=True, text=True, env=dict(os.environ))
     assert done.returncode == 0, done.stderr[-2000:]
     losses, weights, masks, sparsity = json.loads(done.stdout.splitlines()[-1])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from tf_robustcomp.backend import apply_gradients, update_on_every_replica
+from tf_robustcomp.backend import apply_gradients, summed_over_replicas, update_on_every_replica
 from tf_robustcomp.errors import InvalidArgument
 from tf_robustcomp.sparsity import distributions, patterns, schedules
 
@@ -234,9 +234,11 @@ class PruningOptimizer(keras.optimizers.Optimizer):
     def _gradients(self, grads, variables):
         """What the inner optimizer will apply: unscaled, averaged over accumulated steps; None where there is none."""
         given = {self._var_key(variable): grad for grad, variable in zip(grads, variables, strict=True)}
+        present = {i: _dense(given[key]) for i, key in enumerate(self._keys()) if given.get(key) is not None}
+        present = dict(zip(present, summed_over_replicas(list(present.values())), strict=True))
         found = []
-        for p in self.pruned:
-            gradient = _dense(given.get(self._var_key(p.variable)))
+        for i, p in enumerate(self.pruned):
+            gradient = present.get(i)
             for optimizer in _nested(self.inner_optimizer) if gradient is not None else ():
                 if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
                     gradient = gradient / ops.cast(ops.convert_to_tensor(optimizer.dynamic_scale), "float32")
@@ -247,6 +249,9 @@ class PruningOptimizer(keras.optimizers.Optimizer):
                     gradient = (gradient + ops.cast(ops.convert_to_tensor(accumulated), "float32")) / steps
             found.append(gradient)
         return found
+
+    def _keys(self):
+        return [self._var_key(p.variable) for p in self.pruned]
 
     @staticmethod
     def _is_trained_by(optimizer, variable):
@@ -428,8 +433,8 @@ def _nested(optimizer):
 
 
 def _dense(gradient):
-    """A gradient as a float32 tensor: embeddings give sparse ones, and a variable that took no part gives none."""
-    return None if gradient is None else ops.cast(ops.convert_to_tensor(gradient, sparse=False), "float32")
+    """A gradient as a float32 tensor: embeddings give sparse ones."""
+    return ops.cast(ops.convert_to_tensor(gradient, sparse=False), "float32")
 
 
 def _reset(first, slot, mask):
