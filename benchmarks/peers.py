@@ -71,35 +71,17 @@ def compressor_step(batch):
     """A plain training step on images (n, h, w, 1), channels last in memory: a function without arguments."""
     torch.manual_seed(0)
     model = Compressor().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.Adam(model.parameters(), 1e-4)
     x = _channels_first(batch).to(memory_format=torch.channels_last)
-
-    def step():
-        optimizer.zero_grad()
-        loss = ((x - model(x)) ** 2).sum() / len(x)
-        loss.backward()
-        optimizer.step()
-        return float(loss.detach())
-
-    return step
+    return _step(torch.optim.Adam(model.parameters(), 1e-4), lambda: ((x - model(x)) ** 2).sum() / len(x))
 
 
 def resnet_step(batch, labels):
     """A plain training step of ResNet-56, channels last in memory: a function without arguments."""
     torch.manual_seed(0)
     model = resnet().to(memory_format=torch.channels_last)
+    x, y = _channels_first(batch).to(memory_format=torch.channels_last), torch.from_numpy(labels)
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, nesterov=True)
-    x = _channels_first(batch).to(memory_format=torch.channels_last)
-    y = torch.from_numpy(labels)
-
-    def step():
-        optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(model(x), y)
-        loss.backward()
-        optimizer.step()
-        return float(loss.detach())
-
-    return step
+    return _step(optimizer, lambda: nn.functional.cross_entropy(model(x), y))
 
 
 def min_max_step(gamma, batch):
@@ -109,7 +91,7 @@ def min_max_step(gamma, batch):
     optimizer = torch.optim.Adam(model.parameters(), 1e-9)
     x = _channels_first(batch)
 
-    def step():
+    def attack():
         model.eval()
         attacked = x.clone()
         for number in range(1, 16):
@@ -118,11 +100,24 @@ def min_max_step(gamma, batch):
             (gradient,) = torch.autograd.grad(objective, attacked)
             attacked = (attacked + gradient / number**0.5).clamp(0, 1).detach()
         model.train()
+        return attacked
+
+    def loss():
+        attacked = attack()
+        return ((attacked - model(attacked)) ** 2).sum() / len(x)
+
+    return _step(optimizer, loss)
+
+
+def _step(optimizer, loss):
+    """One step of the optimizer on a loss, a function without arguments; gives its value."""
+
+    def step():
         optimizer.zero_grad()
-        loss = ((attacked - model(attacked)) ** 2).sum() / len(x)
-        loss.backward()
+        value = loss()
+        value.backward()
         optimizer.step()
-        return float(loss.detach())
+        return float(value.detach())
 
     return step
 
