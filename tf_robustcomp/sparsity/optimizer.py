@@ -60,8 +60,9 @@ class PruningOptimizer(keras.optimizers.Optimizer):
 
         gradient at the masked weights --> inner optimizer --> dense weights --> rule --> mask --> model
 
-    so the mask acts before the forward pass (through the weights) and not on the gradient.  The model needs no wrapper
-    layers, and its weights are exactly sparse after every step and in every file that it is saved to.
+    so the mask acts before the forward pass (through the weights) and not on the gradient.  Rules that revive nothing
+    need no dense copy: what they cut is zero there too.  The model needs no wrapper layers, and its weights are exactly
+    sparse after every step and in every file that it is saved to.
 
     Four things are chosen apart: **when** (the schedule), **how much** of each variable (the distribution), **where**
     (``include``) and in what units (the pattern), and **which** weights go (the rule).  A rule is a subclass with the
