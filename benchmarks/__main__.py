@@ -13,8 +13,8 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 MODULES = (
-    *("pruning_step", "wasserstein_step", "rotation_search", "convolutions", "codec", "input_pipeline", "start"),
-    *("scaling", "model_size"),
+    *("pruning_step", "wasserstein_step", "rotation_search", "convolutions", "evaluation", "codec", "input_pipeline"),
+    *("start", "growth", "scaling", "model_size"),
 )
 
 

@@ -72,3 +72,15 @@ def medians(children, rounds, steps):
     for child in children.values():
         child.close()
     return {name: statistics.median(child.seconds) if child.seconds else None for name, child in children.items()}
+
+
+def answer(module, words, environment=None):
+    """What a process of a module of this package prints last, as JSON."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, *words],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **(environment or {})},
+    )
+    return json.loads(done.stdout.splitlines()[-1])

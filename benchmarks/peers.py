@@ -91,22 +91,52 @@ def min_max_step(gamma, batch):
     optimizer = torch.optim.Adam(model.parameters(), 1e-9)
     x = _channels_first(batch)
 
-    def attack():
-        model.eval()
-        attacked = x.clone()
-        for number in range(1, 16):
-            attacked.requires_grad_(True)
-            objective = ((attacked - model(attacked)) ** 2).sum() - gamma * ((attacked - x) ** 2).sum()
-            (gradient,) = torch.autograd.grad(objective, attacked)
-            attacked = (attacked + gradient / number**0.5).clamp(0, 1).detach()
-        model.train()
-        return attacked
-
     def loss():
-        attacked = attack()
+        attacked = _attacked(model, x, gamma)
+        model.train()
         return ((attacked - model(attacked)) ** 2).sum() / len(x)
 
     return _step(optimizer, loss)
+
+
+def attack(gamma, batch):
+    """The published attack alone: a function without arguments that gives the distortion of each image."""
+    torch.manual_seed(0)
+    model, x = Compressor(), _channels_first(batch)
+
+    def distortions():
+        attacked = _attacked(model, x, gamma)
+        with torch.no_grad():
+            return ((attacked - model(attacked)) ** 2).sum((1, 2, 3)).numpy()
+
+    return distortions
+
+
+def _attacked(model, x, gamma):
+    model.eval()
+    attacked = x.clone()
+    for number in range(1, 16):
+        attacked.requires_grad_(True)
+        objective = ((attacked - model(attacked)) ** 2).sum() - gamma * ((attacked - x) ** 2).sum()
+        (gradient,) = torch.autograd.grad(objective, attacked)
+        attacked = (attacked + gradient / number**0.5).clamp(0, 1).detach()
+    return attacked
+
+
+def turned(images, angles, batch_size=128):
+    """A rotation curve, nearest neighbour and zeros outside: a function without arguments, a mean for each angle."""
+    torch.manual_seed(0)
+    model, x = Compressor().eval(), _channels_first(images)
+
+    @torch.no_grad()
+    def distortion(batch, angle):
+        c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+        turn = torch.tensor([[c, -s, 0.0], [s, c, 0.0]], dtype=torch.float32).expand(len(batch), 2, 3)
+        grid = nn.functional.affine_grid(turn, batch.shape, align_corners=False)
+        there = nn.functional.grid_sample(batch, grid, mode="nearest", align_corners=False)
+        return ((there - model(there)) ** 2).sum((1, 2, 3))
+
+    return lambda: [float(torch.cat([distortion(part, a) for part in x.split(batch_size)]).mean()) for a in angles]
 
 
 def _step(optimizer, loss):

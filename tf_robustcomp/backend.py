@@ -10,6 +10,7 @@ import keras
 from tf_robustcomp.errors import InvalidArgument
 
 BACKEND = keras.backend.backend()
+_fusing = True
 _IN_TRAINING_STEP = contextvars.ContextVar("in_training_step", default=False)
 
 if BACKEND == "tensorflow":
@@ -92,6 +93,43 @@ def value_and_input_gradient(function, x):
         values = function(leaf)
         (gradient,) = torch.autograd.grad(values.sum(), leaf)
     return values.detach(), gradient
+
+
+def fusing():
+    """Whether batch norm is fused into one operation in training and into convolutions under attack."""
+    return _fusing
+
+
+def set_fusing(allowed):
+    """Allow `fusing`, as by default, or do without it in what is traced from now on."""
+    global _fusing
+    _fusing = allowed
+
+
+def fused_batch_norm(x, scale, offset, epsilon):
+    """Batch norm in training as one operation, where the backend has it.
+
+    Args:
+        x: (n, h, w, c).
+        scale, offset: (c,), float32.
+        epsilon: float >= 0.00001.
+
+    Returns:
+        ``(normalised x, mean (c,), variance (c,) divided by n h w)``, the last two without gradient; or None.
+    """
+    if BACKEND != "tensorflow" or not fusing():
+        return None
+    y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=x,
+        scale=tf.convert_to_tensor(scale),
+        offset=tf.convert_to_tensor(offset),
+        mean=tf.zeros(0),
+        variance=tf.zeros(0),
+        epsilon=epsilon,
+        is_training=True,
+    )
+    count = tf.cast(tf.size(x) // tf.shape(x)[-1], variance.dtype)
+    return y, tf.stop_gradient(mean), tf.stop_gradient(variance * (count - 1.0) / count)
 
 
 def compiled(function):
@@ -232,7 +270,8 @@ def configured(settings):
         settings: `flags.DeviceSettings`.
     """
     keras.backend.clear_session()
-    keras.config.set_dtype_policy("mixed_float16" if settings.mixed_precision else "float32")
+    keras.config.set_dtype_policy("mixed_bfloat16" if settings.mixed_precision else "float32")
+    set_fusing(settings.fused)
     if settings.deterministic and BACKEND == "tensorflow":
         tf.config.experimental.enable_op_determinism()
     return strategy_scope(settings.strategy)

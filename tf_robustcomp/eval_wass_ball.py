@@ -27,6 +27,9 @@ class Settings(evaluating.EvaluationSettings):
     )
     attack_steps: int = flags.field(100, "gradients of a converged ascent at most", minimum=1)
     restarts: int = flags.field(1, "further ascents from noise", minimum=0)
+    attack_precision: str = flags.field(
+        "float32", "in which ascents climb; their points are measured in float32", choices=("float32", "bfloat16")
+    )
     check_images: int = flags.field(
         32, "images at which a search without gradients looks for worse; 0: none", minimum=0
     )
@@ -58,6 +61,7 @@ def command(settings):
         "attack": settings.attack,
         "steps": settings.attack_steps,
         "restarts": settings.restarts,
+        "precision": settings.attack_precision,
         "check": settings.check_images,
         "seed": settings.attack_seed,
     }

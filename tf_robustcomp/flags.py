@@ -41,6 +41,9 @@ def field(default, help, operational=False, choices=None, minimum=None, maximum=
     return dataclasses.field(default=default, metadata={"help": help, "operational": operational, **rule})
 
 
+FUSED: typing.Any = field(True, "batch norm as one operation, under attack within convolutions; equal up to rounding")
+
+
 @dataclasses.dataclass(frozen=True)
 class DeviceSettings:
     """Flags of every entry point that trains: where and in what precision it computes."""
@@ -48,7 +51,8 @@ class DeviceSettings:
     strategy: str = field(
         "none", "`mirrored`: all GPUs of this machine", operational=True, choices=("none", "mirrored")
     )
-    mixed_precision: bool = field(False, "compute in float16, keep weights in float32")
+    mixed_precision: bool = field(False, "compute in bfloat16, keep weights in float32")
+    fused: bool = FUSED
     jit_compile: bool = field(False, "compile the step with XLA")
     deterministic: bool = field(False, "ask TensorFlow for the same bits in every run; slower")
 

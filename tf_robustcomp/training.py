@@ -80,6 +80,7 @@ def train(run, model, progress, batches, max_steps, log_steps, checkpoint_steps,
         flags.Interrupted: SIGINT or SIGTERM came; a checkpoint was written first.
     """
     if progress.step < max_steps:
+        model.optimizer.build(model.trainable_variables)  # before the step, which TensorFlow else traces a second time
         with _Signals() as signals:
             keeper = _Keeper(run, progress, max_steps, log_steps, checkpoint_steps, describe, signals)
             try:

@@ -7,6 +7,7 @@ import scipy.signal
 from keras import layers, ops
 
 from tf_robustcomp.compressors import networks
+from tf_robustcomp.normalization import BatchNormalization
 
 
 def trainable(model):
@@ -27,10 +28,10 @@ def test_any_multiple_of_sixteen_and_any_channels_will_do(shape):
 
 def test_layers_stand_in_the_order_of_the_paper():
     kinds = [type(layer) for layer in networks.encoder(3, 2, (16, 16, 1)).layers]
-    block = [layers.Conv2D, networks.LeakyReLU, layers.BatchNormalization]
+    block = [layers.Conv2D, layers.LeakyReLU, BatchNormalization]
     assert kinds[1:] == [*block * 3, layers.Conv2D, layers.Activation, layers.Flatten, layers.Dense, layers.Activation]
     kinds = [type(layer) for layer in networks.decoder(3, 2, (16, 16, 1)).layers]
-    block = [layers.Conv2DTranspose, layers.ReLU, layers.BatchNormalization]
+    block = [layers.Conv2DTranspose, layers.ReLU, BatchNormalization]
     assert kinds[1:4] == [layers.Dense, layers.ReLU, layers.Reshape]
     assert kinds[4:] == [*block * 3, layers.Conv2DTranspose, layers.Activation]
 

@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from tf_robustcomp.backend import compiled, is_concrete, read
+from tf_robustcomp.chain import frozen
 from tf_robustcomp.errors import InvalidArgument
 from tf_robustcomp.random import StepSeed
 
@@ -193,7 +194,7 @@ class Adversary:
 
     def proposing(self, model):
         """Context in which `propose` runs, not what measures it; ``model`` is None where a function is attacked."""
-        return contextlib.nullcontext()
+        return contextlib.nullcontext() if model is None else frozen(model)
 
     def adapt(self, result, weight=1.0):
         """Tune own variables by what training measured; ``weight`` 0 says that this batch was not attacked."""
@@ -235,13 +236,15 @@ class Adversary:
         return attacks[key]
 
     def _solve(self, reconstruct, variables, values, x, step, model=None):
+        def scope():
+            return keras.StatelessScope(zip(variables, values, strict=True)) if variables else contextlib.nullcontext()
+
         def measure(candidate):
-            # A scope of its own for each evaluation: whatever a model assigns is dropped with it.
-            with keras.StatelessScope(zip(variables, values, strict=True)) if variables else contextlib.nullcontext():
+            with scope():  # one for each evaluation: whatever a model assigns is dropped with it
                 reached = distortion(candidate, reconstruct(candidate))
                 return reached - self.penalty(candidate, x), reached
 
-        with self.proposing(model):
+        with scope(), self.proposing(model):
             proposal = self.propose(lambda candidate: measure(candidate)[0], x, step)
         images, angle = self.realise(proposal.value, x)
         images = ops.clip(images, 0.0, 1.0)

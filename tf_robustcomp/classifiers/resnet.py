@@ -4,6 +4,7 @@ import keras
 from keras import layers
 
 from tf_robustcomp.errors import InvalidArgument
+from tf_robustcomp.normalization import BatchNormalization
 
 STAGE_CHANNELS = (16, 32, 64)
 
@@ -55,7 +56,7 @@ def _strided(x, channels, strides):
 
 
 def _bn_relu(x, momentum):
-    return layers.ReLU()(layers.BatchNormalization(momentum=momentum, epsilon=1e-5)(x))
+    return layers.ReLU()(BatchNormalization(momentum=momentum, epsilon=1e-5)(x))
 
 
 def _conv(channels, kernel_size, strides=1, padding="same"):

@@ -92,7 +92,16 @@ class WorstCaseCurve(Results):
 
 
 def worst_case_curve(
-    models, images, gammas, attack="converged", steps=100, restarts=1, check=32, seed=0, progress=False
+    models,
+    images,
+    gammas,
+    attack="converged",
+    steps=100,
+    restarts=1,
+    precision="float32",
+    check=32,
+    seed=0,
+    progress=False,
 ):
     """Attack a set of images at several prices: mean distortion against mean squared distance.
 
@@ -108,6 +117,8 @@ def worst_case_curve(
         attack: "converged" or "paper".
         steps: int >= 1, evaluations of each ascent at most; only for "converged".
         restarts: int >= 0, further ascents from noise; only for "converged".
+        precision: "float32" or "bfloat16", in which the ascents climb; only for "converged".  The points are measured
+            in the model's own.
         check: int >= 0, images at whose attacked forms a search without gradients looks for worse; 0 leaves it out.
         seed: int, of the restarts' noise and of that search.
         progress: whether to show a progress bar.
@@ -128,7 +139,7 @@ def worst_case_curve(
     units = len(gammas) * len(subjects.batches(images))
     for start, model, stage, bar in subjects.each_stage(models, units, progress, "worst case"):
         attacks = []
-        adversary = _adversary(gammas[0], attack, steps, restarts, seed)
+        adversary = _adversary(gammas[0], attack, steps, restarts, precision, seed)
         for gamma in gammas:
             adversary.gamma = gamma
             attacks.append(_attack(model, stage, images, adversary, check, seed, bar))
@@ -175,10 +186,12 @@ def _below(left, middle, right):
     return (middle[1] - left[1]) * (right[0] - left[0]) <= (right[1] - left[1]) * (middle[0] - left[0])
 
 
-def _adversary(gamma, attack, steps, restarts, seed):
+def _adversary(gamma, attack, steps, restarts, precision, seed):
     if attack == "paper":
         return WassersteinBall(gamma=gamma, steps=15)
-    return WassersteinBall(gamma=gamma, steps=steps, method="adaptive", restarts=restarts, seed=seed)
+    return WassersteinBall(
+        gamma=gamma, steps=steps, method="adaptive", restarts=restarts, precision=precision, seed=seed
+    )
 
 
 @dataclasses.dataclass(frozen=True)

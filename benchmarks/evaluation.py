@@ -1,0 +1,65 @@
+"""Evaluating a compressor: worst case at five prices, and the rotation curve, beside the originals' ways.
+
+What 10,000 images take is computed from a part of them: `benchmarks.growth` shows that time is linear in their number.
+"""
+
+import numpy as np
+
+from benchmarks import peers
+from benchmarks.pairs import medians
+
+GAMMAS = (4.0, 3.0, 2.0, 1.5, 1.0)
+WAYS = (("converged",), ("converged", "bfloat16"), ("paper",))
+IMAGES, ANGLES = 10_000, 360
+ANGLES_IMAGES = 2048  # the original's, per angle
+
+
+def measure(images=128, angles=(-100.0, 35.0)):
+    import keras
+
+    import tf_robustcomp as rc
+    from tf_robustcomp import evaluation
+    from tf_robustcomp.datasets.images import load_images, resized
+
+    data = resized(load_images("digits").x_train, 32)
+    keras.utils.set_random_seed(0)
+    model = rc.Compressor(10)
+    model.compile(keras.optimizers.Adam(1e-3, global_clipnorm=20.0))
+    model.fit(data, batch_size=64, epochs=8, verbose=0)
+    part = data[:images]
+
+    def worst_case(attack, precision="float32"):
+        return evaluation.worst_case_curve(model, part, GAMMAS, attack=attack, precision=precision, check=0)
+
+    single, half, steps = (worst_case(*way) for way in WAYS)
+    theirs = [peers.attack(gamma, part[start : start + 64]) for gamma in GAMMAS for start in range(0, images, 64)]
+    ways = [*(lambda way=way: worst_case(*way) for way in WAYS), lambda: [attack() for attack in theirs]]
+    converged, fast, published, eager = medians(ways, rounds=1, warm_up=0)
+    rho = max(row.rho for row in steps.rows)
+
+    turned = data[: 8 * images]
+    ways = [lambda: evaluation.rotation_curve(model, turned, angles), peers.turned(turned, angles)]
+    ours, rotations = medians(ways, rounds=3, warm_up=1)
+    points = len(angles) * len(turned)
+    return [
+        _row("worst case, 15 published steps: PyTorch / ours, time", eager / published, goal=">= 1"),
+        _row("worst case, converged with a restart / 15 steps, time", converged / published),
+        _row("worst case, converged, climbing in bfloat16 / 15 steps, time", fast / published),
+        _row("worst case at the radius that 15 steps reach, converged / 15 steps", _at(rho, single, steps)),
+        _row("worst case at that radius, climbing in bfloat16 / 15 steps", _at(rho, half, steps)),
+        _row("computed: converged, 10,000 images at 5 prices", converged * IMAGES / images / 60, "min"),
+        _row("computed: the same, climbing in bfloat16", fast * IMAGES / images / 60, "min"),
+        _row("computed: PyTorch's 15 steps, the same", eager * IMAGES / images / 60, "min"),
+        _row("rotation curve: PyTorch / ours, time of an image", rotations / ours),
+        _row("computed: 360 angles of 10,000 images, ours", ours / points * ANGLES * IMAGES / 60, "min"),
+        _row("computed: 360 angles of 2,048 images, PyTorch", rotations / points * ANGLES * ANGLES_IMAGES / 60, "min"),
+        _row("standard error of a point, 10,000 / 2,048 images", float(np.sqrt(ANGLES_IMAGES / IMAGES))),
+    ]
+
+
+def _at(rho, curve, base):
+    return float(curve.at(rho) / base.at(rho))
+
+
+def _row(what, value, unit="", goal=""):
+    return {"what": what, "value": value, "unit": unit, "goal": goal}

@@ -1,0 +1,131 @@
+"""Batch norm fused into other operations equals Keras' own, one operation after the other."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from tf_robustcomp import backend
+from tf_robustcomp.chain import Chain, frozen
+from tf_robustcomp.compressors import Compressor, SuccessiveRefinement, networks
+from tf_robustcomp.normalization import BatchNormalization
+
+
+@pytest.fixture
+def unfused():
+    backend.set_fusing(False)
+    yield
+    backend.set_fusing(True)
+
+
+def with_random_norms(model, rng):
+    """Set every batch norm to what a trained one might have; gammas of both signs."""
+    for layer in model._flatten_layers():
+        if isinstance(layer, layers.BatchNormalization):
+            size = layer.gamma.shape[0]
+            gamma = rng.uniform(0.5, 1.5, size) * rng.choice([-1, 1], size)
+            layer.set_weights([gamma, rng.normal(size=size), rng.normal(size=size), rng.uniform(0.5, 2.0, size)])
+    return model
+
+
+def gradients(layer, x, weights):
+    """Gradient of the sum of squares of the layer's training output, weighted, with respect to its input."""
+    _, gradient = backend.value_and_input_gradient(
+        lambda images: ops.sum(weights * ops.square(ops.cast(layer(images, training=True), "float32")), axis=(1, 2, 3)),
+        ops.convert_to_tensor(x),
+    )
+    return ops.convert_to_numpy(gradient)
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 4, 3), (1, 2, 2, 7), (1, 1, 1, 2)])
+def test_batch_norm_in_training_equals_its_formula(rng, shape):
+    x = rng.normal(1.0, 2.0, shape).astype("float32")
+    layer = BatchNormalization(momentum=0.8, epsilon=1e-3)
+    layer.build(shape)
+    gamma, beta, mean, variance = (rng.uniform(0.5, 1.5, shape[-1]) for _ in range(4))
+    layer.set_weights([gamma, beta, mean, variance])
+    y = ops.convert_to_numpy(layer(x, training=True))
+    of_batch, around = x.mean((0, 1, 2), "float64"), x.var((0, 1, 2), "float64")
+    np.testing.assert_allclose(y, gamma * (x - of_batch) / np.sqrt(around + 1e-3) + beta, atol=2e-5)
+    np.testing.assert_allclose(layer.moving_mean.numpy(), 0.8 * mean + 0.2 * of_batch, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(layer.moving_variance.numpy(), 0.8 * variance + 0.2 * around, rtol=1e-5, atol=1e-6)
+
+
+def test_batch_norms_gradient_in_training_equals_that_of_keras(rng):
+    x, weights = (rng.normal(size=(6, 5, 4, 3)).astype("float32") for _ in range(2))
+    ours, theirs = BatchNormalization(epsilon=1e-5), layers.BatchNormalization(epsilon=1e-5)
+    for layer in (ours, theirs):
+        layer.build(x.shape)
+        layer.set_weights([np.array([0.5, -2.0, 1.0]), np.array([1.0, 0.0, -1.0]), np.zeros(3), np.ones(3)])
+    np.testing.assert_allclose(gradients(ours, x, weights), gradients(theirs, x, weights), atol=2e-4)
+
+
+def test_training_a_compressor_fused_or_not_gives_the_same_losses(rng, unfused):
+    images = rng.random((16, 16, 16, 1), dtype="float32")
+
+    def losses(fused):
+        backend.set_fusing(fused)
+        keras.utils.set_random_seed(3)
+        model = Compressor(3, 5, 4, (16, 16, 1))
+        model.compile(keras.optimizers.Adam(1e-3))
+        return model.fit(images, batch_size=8, epochs=3, shuffle=False, verbose=0).history["loss"]
+
+    np.testing.assert_allclose(losses(True), losses(False), rtol=1e-4)
+
+
+def test_what_is_not_plain_training_on_images_is_left_to_keras(rng):
+    for layer, shape in ((BatchNormalization(), (8, 3)), (BatchNormalization(center=False), (4, 2, 2, 3))):
+        x = rng.normal(size=shape).astype("float32")
+        same = layers.BatchNormalization.from_config(layer.get_config())
+        np.testing.assert_array_equal(layer(x, training=True), same(x, training=True))
+
+
+@pytest.mark.parametrize("make", [networks.encoder, networks.decoder])
+def test_a_frozen_network_computes_what_it_is(make, rng):
+    network = with_random_norms(make(3, 4, (32, 16, 2)), rng)
+    x = rng.normal(size=(5, *network.input.shape[1:])).astype("float32")
+    expected = ops.convert_to_numpy(network(x))
+    with frozen(network):
+        np.testing.assert_allclose(network(x), expected, atol=1e-5)
+
+
+def test_every_place_of_a_batch_norm_is_right_in_a_frozen_chain(rng):
+    x = inputs = keras.Input((8, 8, 3))
+    for layer in (
+        BatchNormalization(),
+        layers.Conv2DTranspose(4, 3, 2, padding="valid", use_bias=False),
+        layers.BatchNormalization(),
+        layers.ReLU(),
+        BatchNormalization(),
+        layers.Conv2D(5, 3, dilation_rate=2, padding="valid", activation="tanh"),
+        layers.BatchNormalization(),
+        layers.Conv2D(2, 2, strides=3, padding="same"),
+        layers.BatchNormalization(),
+    ):
+        x = layer(x)
+    chain = with_random_norms(Chain(inputs, x), rng)
+    images = rng.normal(size=(3, 8, 8, 3)).astype("float32")
+    expected = ops.convert_to_numpy(chain(images))
+    with frozen(chain):
+        np.testing.assert_allclose(chain(images), expected, atol=1e-5)
+
+
+def test_freezing_takes_the_weights_of_the_moment_and_leaves_training_alone(rng):
+    model = SuccessiveRefinement((2, 1), 5, 4, (16, 16, 1))
+    x = rng.random((2, 16, 16, 1), dtype="float32")
+    results = []
+    for _ in range(2):
+        with_random_norms(model, rng)
+        expected, weights = ops.convert_to_numpy(model(x)), model.get_weights()
+        with frozen(model):
+            np.testing.assert_allclose(model(x), expected, atol=1e-5)
+            results.append(ops.convert_to_numpy(model(x, training=True)))
+        model.set_weights(weights)
+        np.testing.assert_array_equal(model(x, training=True), results[-1])
+    assert np.abs(results[0] - results[1]).max() > 1e-3
+
+
+def test_without_fusing_nothing_is_folded(rng, unfused):
+    model = Compressor(3, 5, 4, (16, 16, 1))
+    with frozen(model):
+        assert model.encoder._frozen is None
