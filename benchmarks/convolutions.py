@@ -12,6 +12,7 @@ ONEDNN_OFF = {"TF_ENABLE_ONEDNN_OPTS": "0"}
 CONFIGURATIONS = {  # name: words, environment
     "TensorFlow, as it is by default": ((), {}),
     "TensorFlow, batch norm as Keras has it": (("unfused",), {}),
+    "TensorFlow, deterministic": (("deterministic",), {}),
     "TensorFlow, XLA": (("jit",), {}),
     "TensorFlow, bfloat16": (("bfloat16",), {}),
     "TensorFlow, without oneDNN": ((), ONEDNN_OFF),
@@ -65,6 +66,10 @@ def _ours(images, labels, words):
 
     backend.set_fusing("unfused" not in words)
     keras.config.set_dtype_policy("mixed_bfloat16" if "bfloat16" in words else "float32")
+    if "deterministic" in words:
+        import tensorflow as tf
+
+        tf.config.experimental.enable_op_determinism()
     options = {"jit_compile": "jit" in words or keras.backend.backend() == "jax"}
     options |= {"steps_per_execution": MANY if "many" in words else 1}
     if labels is None:
@@ -83,10 +88,12 @@ def _many(model, data):
 
     batches = tf.data.Dataset.from_tensors(data if len(data) > 1 else data[0]).repeat()
     calls = itertools.count(-1)  # the first call is the warm-up's
+    model.fit(batches, steps_per_epoch=MANY, verbose=0)  # which makes the function of many steps
+    iterator = iter(batches)
 
     def step():
         if next(calls) % MANY == 0:
-            model.fit(batches, steps_per_epoch=MANY, verbose=0)
+            model.train_function(iterator)
 
     return step
 

@@ -73,6 +73,18 @@ def test_training_a_compressor_fused_or_not_gives_the_same_losses(rng, unfused):
     np.testing.assert_allclose(losses(True), losses(False), rtol=1e-4)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
+def test_what_is_no_number_reaches_the_loss_in_training(rng, value):
+    inputs = keras.Input((4, 4, 1))
+    x = layers.ReLU()(BatchNormalization()(layers.Conv2D(2, 3)(inputs)))
+    model = keras.Model(inputs, layers.Dense(1)(layers.GlobalAveragePooling2D()(x)))
+    model.compile(keras.optimizers.SGD(0.0), "mse", jit_compile=False)
+    images = rng.normal(size=(4, 4, 4, 1)).astype("float32")
+    assert np.isfinite(model.train_on_batch(images, np.zeros((4, 1))))
+    images[0, 1, 1, 0] = value
+    assert not np.isfinite(model.train_on_batch(images, np.zeros((4, 1))))
+
+
 def test_what_is_not_plain_training_on_images_is_left_to_keras(rng):
     for layer, shape in ((BatchNormalization(), (8, 3)), (BatchNormalization(center=False), (4, 2, 2, 3))):
         x = rng.normal(size=shape).astype("float32")

@@ -1,6 +1,7 @@
 """Batch norm as one operation, where the backend has it."""
 
 import keras
+from keras import ops
 
 from tf_robustcomp.backend import fused_batch_norm
 
@@ -22,6 +23,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
         if normed is None:
             return super().call(inputs, training=training, mask=mask)
         outputs, *moments = normed
+        # On CPUs TensorFlow joins the operation with the ReLU after it, which makes 0 of NaN: the loss must show it.
+        self.add_loss(0.0 * ops.sum(moments[0] + moments[1]))
         for average, moment in zip((self.moving_mean, self.moving_variance), moments, strict=True):
             average.assign(average * self.momentum + moment * (1.0 - self.momentum))
         return outputs
