@@ -19,7 +19,7 @@ TRAINERS = {  # at their default sizes: width 64, ResNet-56
 }
 
 
-def measure(rounds=3):
+def measure(rounds=2):
     def ask(name):
         command = [sys.executable, "-m", f"tf_robustcomp.{name}", "--help"]
         return lambda: subprocess.run(command, check=True, capture_output=True)
