@@ -109,6 +109,7 @@ def test_every_place_of_a_batch_norm_is_right_in_a_frozen_chain(rng):
         BatchNormalization(),
         layers.Conv2DTranspose(4, 3, 2, padding="valid", use_bias=False),
         layers.BatchNormalization(),
+        BatchNormalization(),
         layers.ReLU(),
         BatchNormalization(),
         layers.Conv2D(5, 3, dilation_rate=2, padding="valid", activation="tanh"),

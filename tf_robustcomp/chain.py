@@ -9,7 +9,10 @@ from tf_robustcomp.backend import fusing
 
 
 class Chain(keras.Model):
-    """A functional ``keras.Model`` whose layers feed one another in the order of ``layers``, each used once."""
+    """A functional ``keras.Model`` whose layers feed one another in the order of ``layers``, each used once.
+
+    Its batch norms have scale and offset, over the last axis, and its convolutions one group.
+    """
 
     _frozen = None
 
@@ -25,19 +28,21 @@ class Chain(keras.Model):
         A batch norm y = a x + b, a and b of a channel, before a convolution with kernel W goes into it: W * y = (W a) *
         x + W * b, and W * b, which at the borders of a padded image differs from the inside, is computed once.
         """
-        steps, norm = [], None
+        steps: list = []
+        waiting: list = []  # a batch norm for its convolution
         for layer in self.layers[1:]:
             if isinstance(layer, keras.layers.BatchNormalization):
-                norm = layer
+                steps += waiting
+                waiting = [layer]
             elif isinstance(layer, (keras.layers.Conv2D, keras.layers.Conv2DTranspose)):
-                steps.append(_convolution(layer, norm))
-                norm = None
+                steps.append(_convolution(layer, *waiting))
+                waiting = []
             else:
                 # What has no weights needs no precision of its own, but for the end.
                 plain = layer.call if not layer.weights and layer is not self.layers[-1] else layer
-                steps += [plain] if norm is None else [norm, plain]
-                norm = None
-        steps += [] if norm is None else [norm]
+                steps += [*waiting, plain]
+                waiting = []
+        steps += waiting
 
         def run(x):
             for step in steps:
@@ -57,16 +62,16 @@ def frozen(model):
         model: Keras model or layer.
     """
     chains = [layer for layer in model._flatten_layers() if isinstance(layer, Chain)] if fusing() else []
-    for chain in chains:
-        chain._frozen = chain.folded()
     try:
+        for chain in chains:
+            chain._frozen = chain.folded()
         yield
     finally:
         for chain in chains:
             chain._frozen = None
 
 
-def _convolution(layer, norm):
+def _convolution(layer, norm=None):
     """Function of the layer's input, or where ``norm`` is a batch norm, of the input of that."""
     kernel = ops.convert_to_tensor(layer.kernel)
     constant = 0.0 if layer.bias is None else ops.convert_to_tensor(layer.bias)

@@ -30,6 +30,7 @@ class Settings(evaluating.EvaluationSettings):
     attack_precision: str = flags.field(
         "float32", "in which ascents climb; their points are measured in float32", choices=("float32", "bfloat16")
     )
+    fused: bool = flags.FUSED
     check_images: int = flags.field(
         32, "images at which a search without gradients looks for worse; 0: none", minimum=0
     )
@@ -52,8 +53,9 @@ def command(settings):
     """Load, attack, write."""
     settings = checked(settings)
     subjects = evaluating.load(settings)
-    from tf_robustcomp import evaluation
+    from tf_robustcomp import backend, evaluation
 
+    backend.set_fusing(settings.fused)
     output = Path(settings.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     attack = {

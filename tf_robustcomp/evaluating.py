@@ -20,7 +20,6 @@ class EvaluationSettings:
     labels: tuple[str, ...] = flags.field((), "what the figure calls them; default: the directories' names")
     data: str = flags.field("mnist", "images: mnist, digits, or FILE.npz; its test set is used")
     images: int = flags.field(0, "the first so many test images only; 0: all", minimum=0)
-    fused: bool = flags.FUSED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +49,8 @@ def load(settings):
     for path in settings.models:
         _ = runs.Run(path).config  # before the slow import
     flags.import_backend_quietly()
-    from tf_robustcomp import backend
     from tf_robustcomp.datasets.images import load_images, resized
 
-    backend.set_fusing(settings.fused)
     models = {label: runs.Run(path).load_model() for label, path in zip(labels, settings.models, strict=True)}
     shapes = {label: getattr(model, "image_shape", None) for label, model in models.items()}
     for label, shape in shapes.items():

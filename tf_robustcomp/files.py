@@ -2,8 +2,10 @@
 
 import contextlib
 import errno
+import glob
 import json
 import os
+import platform
 from pathlib import Path
 
 from tf_robustcomp.errors import InvalidArgument
@@ -19,7 +21,8 @@ def replacing(path):
     path = Path(path)
     if not path.name:
         raise InvalidArgument(f"{path} is not the name of a file; give one")
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    temporary = path.with_name(f".tmp-{platform.node()}-{os.getpid()}-{path.name}")
+    _remove_dead(path)
     try:
         with naming(path):
             yield temporary
@@ -57,6 +60,25 @@ def remove_leftovers(folder):
     """Delete what killed writers left in ``folder``."""
     for path in Path(folder).glob(".tmp-*"):
         path.unlink(missing_ok=True)
+
+
+def _remove_dead(path):
+    """Delete what writers of ``path`` left that were killed on this machine."""
+    beginning, end = f".tmp-{platform.node()}-", f"-{path.name}"
+    for left in path.parent.glob(f"{glob.escape(beginning)}*{glob.escape(end)}"):
+        number = left.name.removeprefix(beginning).removesuffix(end)
+        if number.isdigit() and not _runs(int(number)):
+            left.unlink(missing_ok=True)
+
+
+def _runs(process):
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True
 
 
 def _sync_folder(folder):

@@ -111,13 +111,13 @@ class WassersteinBall(Adversary):
     def _state(self, model):
         return super()._state(model) + ([] if self._gamma is None else [self._price])
 
+    @contextlib.contextmanager
     def proposing(self, model):
         """The model in the precision asked for."""
-        context = contextlib.ExitStack()
-        if self.precision != "float32" and model is not None:
-            context.enter_context(computing_in(model, self.precision))
-        context.enter_context(super().proposing(model))
-        return context
+        as_it_is = self.precision == "float32" or model is None
+        precision = contextlib.nullcontext() if as_it_is else computing_in(model, self.precision)
+        with precision, super().proposing(model):
+            yield
 
     def propose(self, objective, x, step):
         """Climb from the clean images."""
@@ -191,10 +191,9 @@ def adaptive_ascent(objective, start, steps):
     row = ops.zeros_like(best)
     history = ops.concatenate([ops.zeros(WINDOW, "float32"), ops.reshape(ops.mean(best), (1,))])
     state = _Ascent(1, start, ops.zeros_like(start), gradient, row + FIRST, start, gradient, best, row, history)
-    if steps > 2:
-        state = _Ascent(*ops.while_loop(unfinished, lambda *at: tuple(_step(objective, _Ascent(*at))), tuple(state)))
     if steps == 1:
-        return state.best_x, state.best, state.i, _gain(state.history)
+        return start, best, 1, _gain(history)
+    state = _Ascent(*ops.while_loop(unfinished, lambda *at: tuple(_step(objective, _Ascent(*at))), tuple(state)))
     x = _moved(state)
     reached = objective(x)
     better = reached > state.best
