@@ -18,6 +18,8 @@ from benchmarks.pairs import peak_megabytes
 
 SIZES = (1, 2, 4)
 SIDE, LATENTS, WIDTH = 32, 10, 16
+CLASSIFIER = ("--dataset=digits", "--model-size=8", "--max-steps")
+SCHEDULE = ("--learning-rates=0.1", "--boundaries=")
 
 
 def measure():
@@ -93,22 +95,31 @@ def _coded(size):
     return _evaluated(there_and_back, 1000 * size)
 
 
-def _command(entry, *words):
+def _called(entry, *words):
     """An entry point, run once to its end."""
     import importlib
 
-    module = importlib.import_module(f"tf_robustcomp.{entry}")
-
-    def run():
-        with tempfile.TemporaryDirectory() as folder:
-            assert module.main(["train", f"--train-dir={folder}/run", *words]) == 0
-
-    return run
+    assert importlib.import_module(f"tf_robustcomp.{entry}").main([str(word) for word in words]) == 0
 
 
 def _classifier(steps):
-    words = ["--dataset=digits", "--model-size=8", "--learning-rates=0.1", "--boundaries=", f"--max-steps={steps}"]
-    return _command("train_resnet_random", *words)
+    folder = tempfile.mkdtemp()
+    return lambda: _called("train_resnet_random", "train", *CLASSIFIER, steps, *SCHEDULE, f"--train-dir={folder}/run")
+
+
+def _pruned(steps):
+    folder = tempfile.mkdtemp()
+    _called("train_resnet_random", "train", *CLASSIFIER, 1, *SCHEDULE, f"--train-dir={folder}/dense")
+    words = (*CLASSIFIER, steps, f"--warm-start={folder}/dense", f"--train-dir={folder}/run", "--target-sparsity=0.9")
+    return lambda: _called("prune_resnet_dns", "train", *words)
+
+
+def _compared(images):
+    folder = tempfile.mkdtemp()
+    small = ("--data=digits", f"--width={WIDTH}", f"--side={SIDE}", "--epochs=0.1")
+    _called("train_compressor", "train", *small, f"--train-dir={folder}/code")
+    words = (f"--models={folder}/code", "--data=digits", f"--images={images}")
+    return lambda: _called("compare_codecs", *words, f"--output={folder}/compared")
 
 
 CASES = {
@@ -122,6 +133,8 @@ CASES = {
     "rotation curve, angles": lambda size: _turned(2000, 4 * size),
     "bitstream there and back, images": _coded,
     "ResNet-8 by its command, steps": lambda size: _classifier(150 * size),
+    "pruning ResNet-8 by its command, steps": lambda size: _pruned(150 * size),
+    "comparison with image codecs, images": lambda size: _compared(60 * size),
 }
 
 
