@@ -58,7 +58,7 @@ lock: .venv/.test
 	touch $@
 
 .venv/.bench: .venv/.test
-	$(BIN)/pip install --quiet --constraint requirements.lock --editable ".[test,bench]"
+	$(BIN)/pip install --quiet --constraint requirements.lock --editable ".[test,bench,backends,ray]"
 	touch $@
 
 clean:
