@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import sys
+import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -21,8 +22,10 @@ MODULES = (
 def main():
     rows = []
     for name in sys.argv[1:] or MODULES:
-        print(f"{name} ...", flush=True)
+        print(f"{name} ...", end="", flush=True)
+        began = time.perf_counter()
         rows += importlib.import_module(f"benchmarks.{name}").measure()
+        print(f" {time.perf_counter() - began:.0f} s", flush=True)
     width = max(len(row["what"]) for row in rows)
     for row in rows:
         goal = f"   goal {row['goal']}" if row.get("goal") else ""

@@ -66,7 +66,7 @@ def medians(children, rounds, steps):
     """
     for number in range(rounds + 1):
         for child in children.values():
-            seconds = child.step(steps)
+            seconds = child.step(steps if number else 1)
             if number and seconds:
                 child.seconds.append(seconds)
     for child in children.values():

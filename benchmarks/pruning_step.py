@@ -13,9 +13,9 @@ from benchmarks.pairs import peak_megabytes, ratios, times
 
 # Network, title, side of the images (MobileNetV2's weights are published for 96 and more), batch, rounds.
 CASES = (
-    ("resnet", "ResNet-56", 32, 128, 15),
-    ("mobilenet", "MobileNetV2", 96, 32, 15),
-    ("mobilenet", "MobileNetV2 on tiny images", 32, 64, 31),
+    ("resnet", "ResNet-56", 32, 128, 9),
+    ("mobilenet", "MobileNetV2", 96, 32, 9),
+    ("mobilenet", "MobileNetV2 on tiny images", 32, 64, 15),
 )
 
 

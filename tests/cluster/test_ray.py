@@ -190,6 +190,15 @@ def test_no_cluster_at_the_address_is_one_clear_error(tmp_path):
         OnRay(tmp_path, "127.0.0.1:1")
 
 
+def test_what_a_dead_cluster_left_is_one_clear_error_and_no_hindrance_to_a_new_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(RunError, match="--ray-address auto: no Ray cluster there"):
+        OnRay(tmp_path, "auto")
+    own = OnRay(tmp_path)
+    assert own.ray.is_initialized()
+    own.stop()
+
+
 def test_the_drivers_memory_does_not_grow_with_500_tiny_runs(cluster, tmp_path):
     def megabytes():
         with open("/proc/self/statm") as file:

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import logging
+import os
 import platform
 import signal
 import socket
@@ -47,10 +48,13 @@ class OnRay:
     def _connect(self, address):
         handler = signal.getsignal(signal.SIGTERM)
         try:
-            if address and ":" in address and "//" not in address:  # Ray itself would try for minutes
+            if address:
+                os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")  # attempts of 40 s; else 20 of them
+            if address and ":" in address and "//" not in address:
                 host, port = address.rsplit(":", 1)
                 socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
-            self.ray.init(address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+            # "local" and not None, which would join whatever ran last, were it dead.
+            self.ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
         except (OSError, ValueError, OverflowError, RuntimeError) as error:
             raise RunError(f"--ray-address {address}: no Ray cluster there ({str(error).splitlines()[0]})") from None
         finally:
