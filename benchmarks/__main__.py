@@ -4,6 +4,7 @@ Prints one table and writes benchmarks/results.json with the machine and the ver
 """
 
 import importlib
+import importlib.metadata
 import json
 import os
 import platform
@@ -13,6 +14,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+PACKAGES = ("keras", "tensorflow", "torch", "jax", "tensorflow-model-optimization", "tf_keras", "scipy", "ray")
 MODULES = (
     *("pruning_step", "wasserstein_step", "rotation_search", "convolutions", "evaluation", "codec", "input_pipeline"),
     *("start", "growth", "scaling", "model_size"),
@@ -32,11 +34,11 @@ def main():
         print(f"{row['what']:<{width}}  {row['value']:>10.4g} {row['unit']}{goal}")
     import keras
 
-    machine = {"cpus": os.cpu_count(), "processor": _processor(), "python": platform.python_version()}
-    machine |= {"keras": keras.__version__, "backend": keras.backend.backend()}
+    machine = {"cpus": os.cpu_count(), "processor": _processor(), "backend": keras.backend.backend()}
+    versions = {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
     if len(sys.argv) == 1:
         path = Path(__file__).with_name("results.json")
-        path.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")
+        path.write_text(json.dumps({"machine": machine, "versions": versions, "rows": rows}, indent=2) + "\n")
         print(path)
 
 

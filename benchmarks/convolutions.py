@@ -17,7 +17,6 @@ CONFIGURATIONS = {  # name: words, environment
     "TensorFlow, bfloat16": (("bfloat16",), {}),
     "TensorFlow, without oneDNN": ((), ONEDNN_OFF),
     "TensorFlow, 5 steps per execution": (("many",), {}),
-    "TensorFlow, two pools of one thread": ((), {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "2"}),
     "JAX": ((), {"KERAS_BACKEND": "jax"}),
     "Keras on PyTorch": ((), {"KERAS_BACKEND": "torch"}),
     "eager PyTorch, channels last": (("peer",), {}),

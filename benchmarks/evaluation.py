@@ -14,7 +14,7 @@ IMAGES, ANGLES = 10_000, 360
 ANGLES_IMAGES = 2048  # the original's, per angle
 
 
-def measure(images=128, angles=(-100.0, 35.0)):
+def measure(images=64, angles=(-100.0, 35.0)):
     import keras
 
     import tf_robustcomp as rc
@@ -41,7 +41,7 @@ def measure(images=128, angles=(-100.0, 35.0)):
     single, half, steps = (curves[way] for way in WAYS)
     rho = max(row.rho for row in steps.rows)
 
-    turned = data[: 8 * images]
+    turned = data[: 16 * images]
     ways = [lambda: evaluation.rotation_curve(model, turned, angles), peers.turned(turned, angles)]
     ours, rotations = medians(ways, rounds=3, warm_up=1)
     points = len(angles) * len(turned)

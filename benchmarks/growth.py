@@ -78,7 +78,7 @@ def _evaluated(measure, count):
 def _worst_case(size, gammas=(2.0, 1.0)):
     from tf_robustcomp.evaluation import worst_case_curve
 
-    return _evaluated(lambda model, data: worst_case_curve(model, data, gammas, attack="paper", check=0), 500 * size)
+    return _evaluated(lambda model, data: worst_case_curve(model, data, gammas, attack="paper", check=0), 250 * size)
 
 
 def _turned(images, angles):
