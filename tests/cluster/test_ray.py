@@ -2,6 +2,7 @@
 
 import os
 import re
+import secrets
 import signal
 import subprocess
 import sys
@@ -15,6 +16,9 @@ from tf_robustcomp.errors import RunError
 from tf_robustcomp.studies import engine
 from tf_robustcomp.studies.task import Task
 
+# A cluster of one's own: Ray would else let everybody in, or take a token from the home directory on one side alone.
+os.environ.setdefault("RAY_AUTH_MODE", "token")
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 ray = pytest.importorskip("ray")
 
 from tf_robustcomp.studies.ray_executor import OnRay  # noqa: E402

@@ -56,7 +56,10 @@ class OnRay:
             # "local" and not None, which would join whatever ran last, were it dead.
             self.ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
         except (OSError, ValueError, OverflowError, RuntimeError) as error:
-            raise RunError(f"--ray-address {address}: no Ray cluster there ({str(error).splitlines()[0]})") from None
+            raise RunError(
+                f"--ray-address {address}: no Ray cluster there, or one that wants a token, which RAY_AUTH_MODE=token "
+                f"brings ({str(error).splitlines()[0]})"
+            ) from None
         finally:
             signal.signal(signal.SIGTERM, handler)  # Ray's own would leave without stopping the tasks
 
