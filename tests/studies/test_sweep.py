@@ -46,6 +46,18 @@ def test_a_sweep_that_cannot_be_read_is_refused_before_anything_is_made(words, m
     assert not (tmp_path / "out").exists()
 
 
+def test_a_file_called_as_a_source_of_images_is_not_taken_for_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("digits", "warm"):
+        (tmp_path / name).write_text("")
+    performed = []
+    monkeypatch.setattr(sweep.engine, "perform", lambda tasks, *_: performed.extend(tasks))
+    words = ["train", *SMALL, "--data=digits", "--warm-start=warm", "--sweep=seed=0:2", "--train-dir=out"]
+    assert train_compressor.main(words) == 0
+    assert [task.flags["data"] for task in performed] == ["digits"] * 2
+    assert [task.flags["warm_start"] for task in performed] == ["../warm"] * 2
+
+
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")

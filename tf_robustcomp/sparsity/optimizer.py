@@ -11,7 +11,7 @@ from keras import ops
 
 from tf_robustcomp.backend import apply_gradients, summed_over_replicas, update_on_every_replica
 from tf_robustcomp.errors import InvalidArgument
-from tf_robustcomp.sparsity import distributions, patterns, schedules
+from tf_robustcomp.sparsity import distributions, inner, patterns, schedules
 
 NOT_KERNELS = ("bias", "gamma", "beta", "alpha")
 
@@ -110,13 +110,13 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         cut_slots="keep",
         name=None,
     ):
-        inner = keras.optimizers.get(optimizer)
-        if as_optimizer(inner) is not None:
-            raise InvalidArgument(f"optimizer must not prune already. Received: optimizer={type(inner).__name__}")
+        optimizer = keras.optimizers.get(optimizer)
+        if as_optimizer(optimizer) is not None:
+            raise InvalidArgument(f"optimizer must not prune already. Received: optimizer={type(optimizer).__name__}")
         if cut_slots not in ("keep", "zero"):
             raise InvalidArgument(f"cut_slots must be 'keep' or 'zero'. Received: cut_slots={cut_slots!r}")
         super().__init__(learning_rate=0.0, name=name)
-        self.inner_optimizer = inner
+        self.inner_optimizer = optimizer
         self.schedule = schedules.get(schedule)
         self.include = include
         self.distribution = distributions.get(distribution)
@@ -202,7 +202,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             trained=trained,
             pruned=tuple(self._slots_of(variable) for variable in chosen),
             ratios=ratios,
-            slots=_slots_by_variable(self.inner_optimizer, chosen) if self.cut_slots == "zero" else [],
+            slots=inner.slots_of(self.inner_optimizer, chosen) if self.cut_slots == "zero" else [],
         )
         super().build(variables)
 
@@ -221,42 +221,23 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             update_on_every_replica([(_restore, (p.variable, p.dense, p.mask)) for p in self.pruned])
         apply_gradients(self.inner_optimizer, list(grads), list(variables))
         made = True
-        if self._may_wait():
+        if inner.may_wait(self.inner_optimizer):  # then the masks wait too
             made = ops.cast(self.inner_optimizer.iterations, "int32") > step
         self._prune(step, made, gradients)
         self._iterations.assign_add(1)
-
-    def _may_wait(self):
-        """Whether there are steps that update nothing, after which the masks stay too: gradients add up or overflow."""
-        inside = _nested(self.inner_optimizer)
-        scaled = any(isinstance(optimizer, keras.optimizers.LossScaleOptimizer) for optimizer in inside)
-        return scaled or any(optimizer.gradient_accumulation_steps for optimizer in inside)
 
     def _gradients(self, grads, variables):
         """What the inner optimizer will apply: unscaled, averaged over accumulated steps; None where there is none."""
         given = {self._var_key(variable): grad for grad, variable in zip(grads, variables, strict=True)}
         present = {i: _dense(given[key]) for i, key in enumerate(self._keys()) if given.get(key) is not None}
         present = dict(zip(present, summed_over_replicas(list(present.values())), strict=True))
-        found = []
-        for i, p in enumerate(self.pruned):
-            gradient = present.get(i)
-            for optimizer in _nested(self.inner_optimizer) if gradient is not None else ():
-                if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-                    gradient = gradient / ops.cast(ops.convert_to_tensor(optimizer.dynamic_scale), "float32")
-                steps = optimizer.gradient_accumulation_steps
-                if steps and self._is_trained_by(optimizer, p.variable):
-                    places = [id(variable) for variable in optimizer._trainable_variables]
-                    accumulated = optimizer._accumulated_gradients[places.index(id(p.variable))]
-                    gradient = (gradient + ops.cast(ops.convert_to_tensor(accumulated), "float32")) / steps
-            found.append(gradient)
-        return found
+        return [
+            inner.applied(self.inner_optimizer, p.variable, present[i]) if i in present else None
+            for i, p in enumerate(self.pruned)
+        ]
 
     def _keys(self):
         return [self._var_key(p.variable) for p in self.pruned]
-
-    @staticmethod
-    def _is_trained_by(optimizer, variable):
-        return any(one is variable for one in optimizer._trainable_variables)
 
     def _prune(self, step, made, gradients):
         update_now, sparsity = self.schedule(step)
@@ -405,32 +386,6 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             for key, value in config.items()
         }
         return cls(**values)
-
-
-def _slots_by_variable(inner, chosen):
-    """For each chosen variable the inner optimizer's slots of its shape, such as momentum: pairs (slot, first value).
-
-    Keras' optimizers keep them in lists in the order of their variables; slots of other shapes (Adafactor's) stay.
-    """
-    found: dict[int, list] = {id(variable): [] for variable in chosen}
-    for optimizer in _nested(inner):
-        trained = optimizer._trainable_variables
-        for name, slots in vars(optimizer).items():
-            if not isinstance(slots, (list, tuple)) or len(slots) != len(trained):
-                continue
-            if name in ("_trainable_variables", "_model_variables_moving_average", "_accumulated_gradients"):
-                continue
-            first = getattr(optimizer, "initial_accumulator_value", 0.0) if name == "_accumulators" else 0.0
-            for slot, variable in zip(slots, trained, strict=True):
-                if id(variable) in found and getattr(slot, "shape", None) == variable.shape:
-                    found[id(variable)].append((slot, first))
-    return [found[id(variable)] for variable in chosen]
-
-
-def _nested(optimizer):
-    """The optimizer and those inside it (loss scaling, several optimizers in one)."""
-    inside = [getattr(optimizer, "inner_optimizer", None), *(getattr(optimizer, "optimizers", None) or [])]
-    return [optimizer, *(one for part in inside if part is not None for one in _nested(part))]
 
 
 def _dense(gradient):

@@ -29,11 +29,11 @@ SCALES: dict[str, dict] = {
         "seeds": 1,
         "shared": {"model-size": 56, "batch-size": 128, "bn-momentum": 0.997},
         "training": (
-            3600,
+            320,
             {"max-steps": 64_000, "learning-rates": (0.001, 0.1, 0.01, 0.001), "boundaries": (400, 32_000, 48_000)},
         ),
         "pruning": (
-            1200,
+            105,
             {"max-steps": 20_000, "ramp-steps": 15_000, "update-steps": 500, "learning-rate": 0.05}
             | {"learning-rate-decay-steps": 200, "surgery-decay-steps": 100, "threshold": "quantile"},
         ),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tf_robustcomp import files, flags, runs
+from tf_robustcomp.datasets.images import SOURCES
 from tf_robustcomp.errors import InvalidArgument
 from tf_robustcomp.studies import engine, executors
 from tf_robustcomp.studies.task import Task
@@ -52,7 +53,7 @@ def perform(entry, kind, settings, action, given):
     own = given & {f.name for f in dataclasses.fields(kind)} - {"train_dir"}
     shared = {name: getattr(settings, name) for name in sorted(own)}
     for name in set(PATHS) & set(shared):
-        if shared[name] and Path(shared[name]).exists():
+        if shared[name] and shared[name] not in SOURCES and Path(shared[name]).exists():
             shared[name] = os.path.relpath(shared[name], folder)  # the runs work in the folder
     tasks = [
         _task(entry, kind, shared, dict(zip(arrays, values, strict=True)), action)
