@@ -166,7 +166,7 @@ def test_ctrl_c_lets_the_tasks_save_and_the_same_command_goes_on(cluster, tmp_pa
     commands = [
         programs.words(
             *("train_resnet_random", "train", "--executor=ray", f"--ray-address={cluster.address}"),
-            *("--dataset=digits", "--model-size=8", "--bn-momentum=0.9", "--max-steps=60", "--log-steps=5"),
+            *("--dataset=digits", "--model-size=8", "--bn-momentum=0.9", "--max-steps=400", "--log-steps=5"),
             *("--learning-rates=0.1", "--boundaries=", "--sweep=seed=0:2", f"--train-dir={folder}"),
         )
         for folder in folders

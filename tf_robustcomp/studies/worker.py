@@ -4,6 +4,7 @@ It runs in the study's folder.  When its standard input ends, whoever started it
 what it has, as on SIGTERM.  A task has one worker at a time; the next one waits for the lock.
 """
 
+import contextlib
 import fcntl
 import importlib
 import json
@@ -60,14 +61,24 @@ def run(folder, task, key, environment, started=lambda process: None):
             cwd=folder,
             env={**os.environ, **environment},
             start_new_session=True,  # Ctrl-C is for the driver, which lets its workers save
-        ) as process,  # leaving the block closes the worker's input and waits for its end
+        ) as process,
     ):
         started(process)
-        code = process.wait()
+        try:
+            code = _end(process)
+        finally:
+            process.communicate()  # closes its input, which asks it to save and stop where it has not ended; waits
     if code:
         lines = (folder / task.path(".log")).read_text(errors="replace").strip().splitlines()
         kind = TaskFailed if code == flags.EXIT_USAGE else TaskCrashed
         raise kind(task.name, code, "\n".join(lines[-TAIL_LINES:]))
+
+
+def _end(process):
+    """Exit code of a process.  In short waits: Ray interrupts a task between two instructions of Python only."""
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(1)
 
 
 def main(name, key, entry, calls):
