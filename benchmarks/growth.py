@@ -127,7 +127,6 @@ CASES = {
     "min-max training, pixels of an image": lambda size: _training(1, side={1: 32, 2: 48, 4: 64}[size]),
     "min-max training, latents": lambda size: _training(1, latents=10 * size),
     "worst case, images": _worst_case,
-    "worst case, prices": lambda size: _worst_case(1, [3.0 - 0.1 * n for n in range(2 * size)]),
     "rotation curve, images": lambda size: _turned(2000 * size, 4),
     "rotation curve, angles": lambda size: _turned(2000, 4 * size),
     "bitstream there and back, images": _coded,

@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-RUNS = 6
+RUNS = 4
 GPU_HOURS_A_SEED = 12.5  # published, of a V100
 SEEDS = 10
 GPUS = (8, 64, 512)

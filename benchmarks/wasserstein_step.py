@@ -10,7 +10,7 @@ BATCH, BATCHES = 64, 4
 FAST = {"steps": 10, "method": "adaptive", "restarts": 0}
 
 
-def measure(rounds=3):
+def measure(rounds=2):
     import keras
 
     import tf_robustcomp as rc
