@@ -54,7 +54,7 @@ lock: .venv/.test
 	touch $@
 
 .venv/.cluster: .venv/.test
-	$(BIN)/pip install --quiet --constraint requirements.lock --editable ".[test,ray]"
+	$(BIN)/pip install --quiet --constraint requirements.lock --editable ".[test,cluster]"
 	touch $@
 
 .venv/.bench: .venv/.test

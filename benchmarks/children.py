@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 
+SETTLING_SECONDS = 0.3  # the threads of the process that was asked before spin that long, on the next one's cores
+
 
 class Child:
     """A process that takes a step whenever it is asked.
@@ -59,16 +61,22 @@ def serve(step):
 def medians(children, rounds, steps):
     """Median seconds of a step of each child, or None where it failed; the first round does not count.
 
+    One that takes twice as long as the fastest is asked once: which way the answer goes is known.
+
     Args:
         children: dict of name -> `Child`.
         rounds: how often each is asked.
         steps: at a time.
     """
+    slow = set()
     for number in range(rounds + 1):
-        for child in children.values():
-            seconds = child.step(steps if number else 1)
+        for name, child in children.items():
+            time.sleep(SETTLING_SECONDS)
+            seconds = None if name in slow else child.step(steps if number else 1)
             if number and seconds:
                 child.seconds.append(seconds)
+        fastest = min((child.seconds[0] for child in children.values() if child.seconds), default=0)
+        slow = {name for name, child in children.items() if child.seconds and child.seconds[0] > 2 * fastest}
     for child in children.values():
         child.close()
     return {name: statistics.median(child.seconds) if child.seconds else None for name, child in children.items()}

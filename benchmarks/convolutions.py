@@ -22,17 +22,17 @@ CONFIGURATIONS = {  # name: words, environment
     "eager PyTorch, channels last": (("peer",), {}),
 }
 PEER = "eager PyTorch, channels last"
-MANY = 5
+MANY, ROUNDS = 5, 2
 
 
 def measure():
     rows = []
-    for network, rounds in (("compressor", 3), ("resnet", 2)):
+    for network in ("compressor", "resnet"):
         children = {
             name: Child("benchmarks.convolutions", [network, *words], environment)
             for name, (words, environment) in CONFIGURATIONS.items()
         }
-        seconds = medians(children, rounds, MANY)
+        seconds = medians(children, ROUNDS, MANY)
         for name, taken in seconds.items():
             if name != PEER:
                 value = seconds[PEER] / taken if taken else float("nan")
@@ -78,21 +78,26 @@ def _ours(images, labels, words):
         model, data = rc.resnet_v2(56), (images, labels)
         optimizer = keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True)
         model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), **options)
-    return _many(model, data) if "many" in words else lambda: model.train_on_batch(*data)
+    model.optimizer.build(model.trainable_variables)  # before the step, which TensorFlow else traces twice
+    return _fitted(model, data, MANY if "many" in words else 1)
 
 
-def _many(model, data):
-    """Steps at once, at every first of so many calls; that is how they are asked for."""
+def _fitted(model, data, count):
+    """A step as ``fit`` makes it, its loss looked at; several at once are made at every first of so many calls."""
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        return lambda: model.train_on_batch(*data)
     import tensorflow as tf
 
     batches = tf.data.Dataset.from_tensors(data if len(data) > 1 else data[0]).repeat()
     calls = itertools.count(-1)  # the first call is the warm-up's
-    model.fit(batches, steps_per_epoch=MANY, verbose=0)  # which makes the function of many steps
+    model.fit(batches, steps_per_epoch=count, verbose=0)
     iterator = iter(batches)
 
     def step():
-        if next(calls) % MANY == 0:
-            model.train_function(iterator)
+        if next(calls) % count == 0:
+            float(model.train_function(iterator)["loss"])
 
     return step
 

@@ -7,7 +7,7 @@ import tempfile
 import zlib
 from pathlib import Path
 
-SPARSITIES = (0.5, 0.8, 0.9)
+SPARSITIES = (0.5, 0.9)
 
 
 def measure():

@@ -25,7 +25,7 @@ def measure(rounds=2):
 
     times = medians([ask(name) for name in ENTRY_POINTS], rounds, warm_up=1)
     rows = [_row(f"--help, slowest of {len(times)} entry points", max(times), "< 1.5")]
-    library = medians([_import_keras], rounds, warm_up=1)[0]
+    library = medians([_import_keras], rounds, warm_up=0)[0]
     rows.append(_row("import keras, TensorFlow with it", library))
     with tempfile.TemporaryDirectory() as dense:
         short = ["--dataset=digits", "--max-steps=1", "--learning-rates=0.1", "--boundaries="]

@@ -10,17 +10,16 @@ run), figures/, and at the end report.html and report.md.
 """
 
 import dataclasses
-import fcntl
 import json
-import os
 import sys
 from pathlib import Path
 
 from tf_robustcomp import files, flags
 from tf_robustcomp.errors import InvalidArgument, RunError
-from tf_robustcomp.studies import engine, executors, randomisation, report, robust, robust_report
+from tf_robustcomp.studies import engine, executors, places, randomisation, report, robust, robust_report
 
 COMMAND = "reproduce"
+DESCRIPTION = "study.json"
 STUDIES = ("robust", "randomisation")
 
 
@@ -29,7 +28,7 @@ class Settings(executors.ExecutorSettings):
     """Flags of this entry point."""
 
     scale: str = flags.field("smoke", "how much", choices=("smoke", "laptop", "paper"))
-    out: str = flags.field("study", "folder of the study", operational=True)
+    out: str = flags.field("study", "folder of the study, or an address such as s3://bucket/study", operational=True)
     data: str = flags.field("mnist", "images of `robust`: mnist or FILE.npz (smoke: digits)")
     dataset: str = flags.field("data/cifar10_train.tfrecord", "training records of `randomisation` (smoke: digits)")
     seed: int = flags.field(0, "seed of the first networks", minimum=0, maximum=2**31)
@@ -37,54 +36,42 @@ class Settings(executors.ExecutorSettings):
 
 def command(settings, study):
     """Perform the study and report it."""
-    folder = executors.study_folder("--out", settings.out)
-    _check_data(settings, study)
-    data, dataset = (_as_seen_from(folder, source) for source in (settings.data, settings.dataset))
-    tasks = (
-        robust.tasks(settings.scale, data, settings.seed)
-        if study == "robust"
-        else randomisation.tasks(settings.scale, dataset, settings.seed)
-    )
-    for name in ("", "figures", "runs"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunError(f"{folder}: another process performs a study here; wait for it or choose another") from None
-        _check_folder(folder, study, settings)
-        engine.perform(tasks, folder, executors.make(settings, folder))
-    flags.import_backend_quietly()
-    write = robust_report.text if study == "robust" else randomisation.text
-    heading = f"Scale `{settings.scale}`: `python -m tf_robustcomp.reproduce {study} --scale {settings.scale}`."
-    print("\n".join(map(str, report.write(folder, write(folder, tasks, heading)))))
-
-
-def _as_seen_from(folder, source):
-    """A file is given as seen from here; the runs work in the study's folder, which may be moved with its data."""
-    return os.path.relpath(source, folder) if Path(source).suffix else source
-
-
-def _check_data(settings, study):
     source = settings.data if study == "robust" else settings.dataset
-    if settings.scale != "smoke" and Path(source).suffix and not Path(source).is_file():
+    is_file = settings.scale != "smoke" and bool(Path(source).suffix)
+    if is_file and not Path(source).is_file():
         flag = "--data" if study == "robust" else "--dataset"
         raise InvalidArgument(f"{flag} {source}: no such file (tools/download_and_convert_cifar10.py makes CIFAR-10's)")
+    place = places.at(settings.out)
+    make = robust.tasks if study == "robust" else randomisation.tasks
+    with place.held():
+        _check_place(place, study, settings)
+        for name in ("figures", "runs"):
+            (place.folder / name).mkdir(exist_ok=True)
+        tasks = make(settings.scale, place.share(source) if is_file else source, settings.seed)
+        engine.perform(tasks, place, executors.make(settings, place))
+        flags.import_backend_quietly()
+        write = robust_report.text if study == "robust" else randomisation.text
+        heading = f"Scale `{settings.scale}`: `python -m tf_robustcomp.reproduce {study} --scale {settings.scale}`."
+        names = report.write(place.folder, write(place.folder, tasks, heading))
+        place.send(names)
+    print("\n".join(f"{place}/{name}" for name in names))
 
 
-def _check_folder(folder, study, settings):
-    """Refuse a folder of another study."""
+def _check_place(place, study, settings):
+    """Refuse the place of another study."""
     mine = {"study": study, "scale": settings.scale, "seed": settings.seed}
-    path = folder / "study.json"
+    place.fetch([DESCRIPTION])
+    path = place.folder / DESCRIPTION
     try:
         theirs = json.loads(path.read_text())
     except FileNotFoundError:
         files.write_json(path, mine)
+        place.send([DESCRIPTION])
         return
     except (OSError, ValueError):
         theirs = None
     if theirs != mine:
-        raise RunError(f"{path}: this folder holds {theirs}, asked for is {mine}; choose another --out")
+        raise RunError(f"{place}/{DESCRIPTION}: this place holds {theirs}, asked for is {mine}; choose another --out")
 
 
 def main(argv=None):

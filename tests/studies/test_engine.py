@@ -10,6 +10,7 @@ import pytest
 
 from tf_robustcomp.errors import InvalidArgument, RunError
 from tf_robustcomp.studies import engine, executors, report
+from tf_robustcomp.studies.places import Folder
 from tf_robustcomp.studies.task import Task, keys
 from tf_robustcomp.studies.worker import TaskCrashed, TaskFailed
 
@@ -28,8 +29,8 @@ class Recording:
         self.pool, self.failing, self.host = ThreadPoolExecutor(4), failing, host
         self.events, self.lock = [], threading.Lock()
 
-    def submit(self, folder, task, key):
-        return self.pool.submit(self._run, folder, task, key)
+    def submit(self, place, task, key):
+        return self.pool.submit(self._run, place.folder, task, key)
 
     def _run(self, folder, task, key):
         with self.lock:
@@ -54,7 +55,7 @@ def begun(executor):
 @pytest.mark.parametrize("trial", range(5))
 def test_each_task_begins_after_what_it_needs_has_ended(tmp_path, trial):
     executor = Recording()
-    engine.perform(DIAMOND, tmp_path, executor)
+    engine.perform(DIAMOND, Folder(tmp_path), executor)
     assert sorted(begun(executor)) == ["a", "b", "c", "d", "e"]
     for one in DIAMOND:
         start = executor.events.index(("begin", one.name))
@@ -62,38 +63,38 @@ def test_each_task_begins_after_what_it_needs_has_ended(tmp_path, trial):
 
 
 def test_what_has_finished_is_passed_over(tmp_path, capsys):
-    engine.perform(DIAMOND, tmp_path, Recording())
+    engine.perform(DIAMOND, Folder(tmp_path), Recording())
     again = Recording()
-    engine.perform(DIAMOND, tmp_path, again)
+    engine.perform(DIAMOND, Folder(tmp_path), again)
     assert again.events == []
     assert "5 of 5 tasks have finished already" in capsys.readouterr().out
 
 
 def test_a_changed_flag_makes_its_task_and_those_that_need_it_due_again(tmp_path):
-    engine.perform(DIAMOND, tmp_path, Recording())
+    engine.perform(DIAMOND, Folder(tmp_path), Recording())
     changed = Recording()
-    engine.perform((DIAMOND[0], task("b", "a", output="elsewhere"), *DIAMOND[2:]), tmp_path, changed)
+    engine.perform((DIAMOND[0], task("b", "a", output="elsewhere"), *DIAMOND[2:]), Folder(tmp_path), changed)
     assert begun(changed) == ["b", "d"]
 
 
 def test_a_missing_output_makes_its_task_due_again(tmp_path):
     one = Task("one", "plot_summary", {}, outputs=("figure.png",))
     (tmp_path / "figure.png").touch()
-    engine.perform([one], tmp_path, Recording())
+    engine.perform([one], Folder(tmp_path), Recording())
     (tmp_path / "figure.png").unlink()
     again = Recording()
-    engine.perform([one], tmp_path, again)
+    engine.perform([one], Folder(tmp_path), again)
     assert begun(again) == ["one"]
 
 
 def test_a_failure_stops_what_needs_it_and_nothing_else(tmp_path, capsys):
     executor = Recording(failing=["b"])
     with pytest.raises(RunError, match="1 tasks failed: b; not begun, as they need those: d;"):
-        engine.perform(DIAMOND, tmp_path, executor)
+        engine.perform(DIAMOND, Folder(tmp_path), executor)
     assert sorted(begun(executor)) == ["a", "b", "c", "e"]
     assert "last words" in capsys.readouterr().out
     mended = Recording()
-    engine.perform(DIAMOND, tmp_path, mended)
+    engine.perform(DIAMOND, Folder(tmp_path), mended)
     assert begun(mended) == ["b", "d"]
 
 
@@ -120,16 +121,10 @@ def test_the_share_of_steps_made_is_read_from_the_log(tmp_path):
     assert one.fraction(tmp_path) == 0.25
 
 
-def test_an_address_is_no_folder(tmp_path):
-    with pytest.raises(InvalidArgument, match="--out must be a path; mount"):
-        executors.study_folder("--out", "s3://bucket/study")
-    assert executors.study_folder("--out", "a/b").name == "b"
-
-
 def test_it_is_said_where_a_task_ran(tmp_path, capsys):
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks/a.host").write_text("where it was tried before")
-    engine.perform([task("a")], tmp_path, Recording(host="machine7"))
+    engine.perform([task("a")], Folder(tmp_path), Recording(host="machine7"))
     assert "a finished in 00:01 on machine7; 1 of 1 done" in capsys.readouterr().out
 
 
@@ -143,7 +138,7 @@ def test_a_crash_is_tried_three_times_and_a_refusal_once(tmp_path, monkeypatch):
 
         monkeypatch.setattr(executors.worker, "run", run)
         with pytest.raises(RunError):
-            engine.perform([task("one")], tmp_path, executors.Local(1))
+            engine.perform([task("one")], Folder(tmp_path), executors.Local(1))
         assert len(calls) == tries
 
 
@@ -155,9 +150,8 @@ def test_jobs_share_the_cores():
 
 def test_the_page_holds_its_pictures(tmp_path):
     (tmp_path / "a.png").write_bytes(b"picture")
-    markdown, page = report.write(
-        tmp_path, f"# Title <1>\n\n![A](a.png)\n\n{report.table(['x', 'y'], [[1, 0.123456]])}"
-    )
+    names = report.write(tmp_path, f"# Title <1>\n\n![A](a.png)\n\n{report.table(['x', 'y'], [[1, 0.123456]])}")
+    markdown, page = (tmp_path / name for name in names)
     text = page.read_text()
     assert 'src="data:image/png;base64,cGljdHVyZQ=="' in text
     assert "<title>Title &lt;1&gt;</title>" in text and "<td>0.1235</td>" in text

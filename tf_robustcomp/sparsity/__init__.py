@@ -2,8 +2,9 @@
 
 from tf_robustcomp.sparsity.callback import DynamicNetworkSurgery, PruningMonitor
 from tf_robustcomp.sparsity.distributions import ERK, ByPath, Global, Uniform
-from tf_robustcomp.sparsity.optimizer import Moment, PruningOptimizer, is_kernel
+from tf_robustcomp.sparsity.optimizer import PruningOptimizer
 from tf_robustcomp.sparsity.patterns import NM, Blocks, Channels, Unstructured
+from tf_robustcomp.sparsity.pruned_variable import Moment, is_kernel
 from tf_robustcomp.sparsity.report import SparsityReport, sparsity_report
 from tf_robustcomp.sparsity.rules import DNS, MagnitudePruning, MovementPruning, RandomPruning, RigL
 from tf_robustcomp.sparsity.schedules import ConstantSparsity, PolynomialDecay

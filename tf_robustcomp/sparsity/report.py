@@ -9,7 +9,8 @@ from keras import ops
 
 from tf_robustcomp import files
 from tf_robustcomp.sparsity import coding
-from tf_robustcomp.sparsity.optimizer import as_optimizer, is_kernel
+from tf_robustcomp.sparsity.optimizer import as_optimizer
+from tf_robustcomp.sparsity.pruned_variable import is_kernel
 
 COLUMNS = ("path", "parameters", "nonzero", "sparsity", "dense_bytes", "gzip_bytes", "sparse_bytes")
 

@@ -1,9 +1,9 @@
 """Perform the tasks of a study: each when what it needs is there, none twice, and the failure of one stops no other."""
 
 import concurrent.futures
+import contextlib
 import sys
 import time
-from pathlib import Path
 
 from tqdm import tqdm
 
@@ -11,32 +11,38 @@ from tf_robustcomp.errors import RunError
 from tf_robustcomp.studies import task as tasks_module
 from tf_robustcomp.studies.worker import TaskFailed
 
+WITHOUT = (".keras",)  # the driver reads what was measured of models, not the models
 POLL_SECONDS = 1.0
+LOOK_SECONDS = 10.0  # between looks for what runs at an address
 
 
-def perform(tasks, folder, executor):
+def perform(tasks, place, executor):
     """Run every task that has no record of having ended well.
 
     Args:
         tasks: sequence of `Task`, each after what it needs.
-        folder: of the study.
-        executor: with ``submit(folder, task, key)``, which gives a Future, and ``stop()``.
+        place: of the study, `places.Folder` or `places.Address`.
+        executor: with ``submit(place, task, key)``, which gives a Future, and ``stop()``.
 
     Raises:
         RunError: tasks failed, or could not begin because of those; all others have finished.
     """
     keys = tasks_module.keys(tasks)
+    folder = place.folder
+    place.fetch(["tasks/"])
+    place.fetch([name for task in tasks if task.record(folder) for name in task.writes()], WITHOUT)
     tasks_module.write_flag_files(tasks, folder)
-    waiting = {task.name: task for task in tasks if not task.done(folder, keys[task.name])}
+    place.send([task.path(".cfg") for task in tasks])
+    waiting = {task.name: task for task in tasks if not task.done(place, keys[task.name])}
     running: dict = {}
     failures: dict[str, TaskFailed] = {}
-    progress = Progress(tasks, waiting, folder)
+    progress = Progress(tasks, waiting, place)
     try:
         while waiting or running:
             unfinished = {*waiting, *failures, *(task.name for task in running.values())}
             for task in [t for t in waiting.values() if not unfinished & set(t.needs)]:
-                (Path(folder) / task.path(".host")).unlink(missing_ok=True)  # of an earlier attempt
-                running[executor.submit(folder, task, keys[task.name])] = waiting.pop(task.name)
+                place.remove(task.path(".host"))  # of an earlier attempt
+                running[executor.submit(place, task, keys[task.name])] = waiting.pop(task.name)
             if not running:
                 break  # what waits needs what failed
             ended, _ = concurrent.futures.wait(running, POLL_SECONDS, concurrent.futures.FIRST_COMPLETED)
@@ -47,6 +53,7 @@ def perform(tasks, folder, executor):
                     failures[task.name] = failure
                 elif failure:
                     raise failure
+                place.fetch(task.writes(), WITHOUT)
                 progress.ended(task, failure)
             progress.show(running.values())
     finally:
@@ -70,11 +77,12 @@ class Progress:
     Args:
         tasks: all of them.
         due: names of those that are not done.
-        folder: of the study.
+        place: of the study.
     """
 
-    def __init__(self, tasks, due, folder):
-        self.folder, self.count = folder, len(tasks)
+    def __init__(self, tasks, due, place):
+        self.place, self.folder, self.count = place, place.folder, len(tasks)
+        self.looked = 0.0
         self.minutes = {task.name: task.minutes for task in tasks}
         self.done = {task.name for task in tasks if task.name not in due}
         self.failed: set = set()
@@ -104,6 +112,10 @@ class Progress:
         """Move the bar."""
         if self.bar.disable:
             return
+        if time.monotonic() - self.looked > LOOK_SECONDS:
+            with contextlib.suppress(RunError):
+                self.place.fetch([task.path(suffix) for task in running for suffix in (".host", ".log")])
+            self.looked = time.monotonic()
         begun = [task for task in running if task.host(self.folder)]
         made = sum(self.minutes[name] for name in self.done | self.failed)
         made += sum(self.minutes[task.name] * task.fraction(self.folder) for task in begun)

@@ -4,10 +4,8 @@ import dataclasses
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from tf_robustcomp import flags
-from tf_robustcomp.errors import InvalidArgument
 from tf_robustcomp.studies import worker
 
 ATTEMPTS = 3
@@ -26,33 +24,18 @@ class ExecutorSettings:
     gpus_per_run: float = flags.field(0.0, "ray: GPUs of each run; a fraction shares one", operational=True, minimum=0)
 
 
-def study_folder(name, value):
-    """The folder of a study.
-
-    Args:
-        name: the flag that gives it.
-        value: what was given.
-
-    Raises:
-        InvalidArgument: it is an address, such as ``s3://``.
-    """
-    if "://" in value:
-        raise InvalidArgument(f"{name} must be a path; mount what the address stands for. Received: {value}")
-    return Path(value)
-
-
-def make(settings, folder):
+def make(settings, place):
     """The executor that the flags ask for.
 
     Args:
         settings: `ExecutorSettings`.
-        folder: of the study.
+        place: of the study, `places.Folder` or `places.Address`.
     """
     if settings.executor == "local":
         return Local(settings.jobs)
     from tf_robustcomp.studies.ray_executor import OnRay
 
-    return OnRay(folder, settings.ray_address, settings.cpus_per_run, settings.gpus_per_run)
+    return OnRay(place, settings.ray_address, settings.cpus_per_run, settings.gpus_per_run)
 
 
 class Local:
@@ -70,9 +53,9 @@ class Local:
         self.processes: set = set()
         self.stopping = threading.Event()
 
-    def submit(self, folder, task, key):
+    def submit(self, place, task, key):
         """Start a task as soon as there is room: a ``concurrent.futures.Future``, which may raise `TaskFailed`."""
-        return self.pool.submit(self._attempt, folder, task, key)
+        return self.pool.submit(self._attempt, place, task, key)
 
     def stop(self):
         """Let the running tasks save what they have, and wait for them."""
@@ -81,10 +64,10 @@ class Local:
             process.stdin.close()
         self.pool.shutdown(wait=True, cancel_futures=True)
 
-    def _attempt(self, folder, task, key):
+    def _attempt(self, place, task, key):
         for attempt in range(ATTEMPTS):
             try:
-                return worker.run(folder, task, key, self.environment, self._started)
+                return worker.run(place.name, task, key, self.environment, self._started)
             except worker.TaskCrashed:
                 if attempt == ATTEMPTS - 1 or self.stopping.is_set():
                     raise

@@ -6,11 +6,9 @@ import os
 import platform
 import signal
 import socket
-import uuid
-from pathlib import Path
 
-from tf_robustcomp.errors import InvalidArgument, RunError
-from tf_robustcomp.studies import worker
+from tf_robustcomp.errors import Error, InvalidArgument, RunError
+from tf_robustcomp.studies import places, worker
 
 RETRIES = 2
 CONNECT_SECONDS = 10
@@ -20,27 +18,27 @@ class OnRay:
     """Tasks of a Ray cluster, one that runs or one of this machine alone.
 
     Args:
-        folder: of the study, on a path that all machines see.
+        place: of the study, `places.Folder` or `places.Address`.
         address: of the cluster, "auto" or HOST:PORT; None starts one on this machine.
         cpus, gpus: of each task; fractions of a GPU share it.
 
     Raises:
         InvalidArgument: Ray is not installed.
-        RunError: there is no cluster at the address, or a machine of it does not see the folder.
+        RunError: there is no cluster at the address, or a machine of it does not see the place.
     """
 
-    def __init__(self, folder, address=None, cpus=1, gpus=0.0):
+    def __init__(self, place, address=None, cpus=1, gpus=0.0):
         try:
             import ray
         except ImportError:
             raise InvalidArgument("--executor=ray needs Ray: pip install 'tf_robustcomp[ray]'") from None
-        self.ray, self.folder = ray, Path(folder).resolve()
+        self.ray, self.place = ray, place
         self._connect(address)
         self.environment = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"), str(max(1, int(cpus))))
         self.options = {"num_cpus": cpus, "num_gpus": gpus, "max_retries": RETRIES}
         self.references: list = []
         try:
-            self._check_that_all_see_the_folder()
+            self._check_that_all_see_the_place()
         except BaseException:
             ray.shutdown()
             raise
@@ -56,17 +54,17 @@ class OnRay:
             # "local" and not None, which would join whatever ran last, were it dead.
             self.ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
         except (OSError, ValueError, OverflowError, RuntimeError) as error:
-            raise RunError(
-                f"--ray-address {address}: no Ray cluster there, or one that wants a token, which RAY_AUTH_MODE=token "
-                f"brings ({str(error).splitlines()[0]})"
-            ) from None
+            what = "no Ray cluster there, or one that wants a token, which RAY_AUTH_MODE=token brings"
+            if not address:
+                address, what = "[here]", "no Ray cluster could be started"
+            raise RunError(f"--ray-address {address}: {what} ({str(error).splitlines()[0]})") from None
         finally:
             signal.signal(signal.SIGTERM, handler)  # Ray's own would leave without stopping the tasks
 
-    def submit(self, folder, task, key):
+    def submit(self, place, task, key):
         """Hand a task to the cluster: a ``concurrent.futures.Future``, which may raise `worker.TaskFailed`."""
         run = self.ray.remote(retry_exceptions=[worker.TaskCrashed], **self.options)(worker.run)
-        reference = run.remote(str(self.folder), task, key, self.environment)
+        reference = run.remote(place.name, task, key, self.environment)
         self.references.append(reference)
         result: concurrent.futures.Future = concurrent.futures.Future()
         reference.future().add_done_callback(lambda done: self._pass_on(task, done, result))
@@ -89,28 +87,31 @@ class OnRay:
         else:  # its machine is gone, and so were those it was moved to
             result.set_exception(worker.TaskCrashed(task.name, -1, str(error).splitlines()[0]))
 
-    def _check_that_all_see_the_folder(self):
+    def _check_that_all_see_the_place(self):
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        probe = self.folder / f".probe-{uuid.uuid4().hex}"
-        probe.touch()
+        probe = self.place.probe()
         try:
             nodes = [node for node in self.ray.nodes() if node["Alive"]]
             looks = [
                 self.ray.remote(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], False))(
                     _sees
-                ).remote(str(probe))
+                ).remote(self.place.name, probe)
                 for node in nodes
             ]
             blind = [host for host, sees in self.ray.get(looks) if not sees]
         finally:
-            probe.unlink()
+            self.place.remove(probe)
         if blind:
             raise RunError(
-                f"{self.folder}: {', '.join(sorted(set(blind)))} of the cluster does not see this folder; choose an "
-                "--out on a file system that all its machines share"
+                f"{self.place.name}: {', '.join(sorted(set(blind)))} of the cluster does not see this place; choose "
+                "one on a file system that all its machines share, or an address that all can read (pip install there "
+                "what it needs)"
             )
 
 
-def _sees(path):
-    return platform.node(), Path(path).is_file()
+def _sees(place, probe):
+    try:
+        return platform.node(), places.at(place).sees(probe)
+    except Error:
+        return platform.node(), False

@@ -14,11 +14,12 @@ STYLE = (
     "table{border-collapse:collapse}td,th{border:1px solid #ccc;padding:.2em .6em;text-align:left}"
     "code{background:#f4f4f4}pre{background:#f4f4f4;padding:.6em;overflow-x:auto}"
 )
+NAMES = ("report.md", "report.html")
 IMAGE = re.compile(r'src="([^":]+\.png)"')
 
 
 def write(folder, text):
-    """Write ``report.md`` and from it ``report.html``, with its pictures inside; their paths.
+    """Write ``report.md`` and from it ``report.html``, with its pictures inside; their names.
 
     Args:
         folder: of the study; pictures in the text are relative to it.
@@ -33,10 +34,9 @@ def write(folder, text):
         markdown.markdown(text, extensions=["tables", "fenced_code"]),
     )
     page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>{body}'
-    paths = folder / "report.md", folder / "report.html"
-    files.write_text(paths[0], text)
-    files.write_text(paths[1], page)
-    return paths
+    for name, content in zip(NAMES, (text, page), strict=True):
+        files.write_text(folder / name, content)
+    return NAMES
 
 
 def table(header, rows):

@@ -4,14 +4,13 @@ import csv
 import dataclasses
 import itertools
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from tf_robustcomp import files, flags, runs
 from tf_robustcomp.datasets.images import SOURCES
 from tf_robustcomp.errors import InvalidArgument
-from tf_robustcomp.studies import engine, executors
+from tf_robustcomp.studies import engine, executors, places
 from tf_robustcomp.studies.task import Task
 
 PATHS = ("data", "dataset", "test_dataset", "warm_start")
@@ -49,24 +48,22 @@ def perform(entry, kind, settings, action, given):
     arrays = dict(_array(kind, text) for text in settings.sweep)
     if len(arrays) < len(settings.sweep):
         raise InvalidArgument(f"--sweep must name each setting once. Received: {', '.join(settings.sweep)}")
-    folder = executors.study_folder("--train-dir", settings.train_dir or "sweep")
+    combinations = [dict(zip(arrays, values, strict=True)) for values in itertools.product(*arrays.values())]
+    for chosen in combinations:  # bad values are refused before anything is made
+        flags.parse(kind, [f"{flags.spelled(key)}={value}" for key, value in chosen.items()])
+    place = places.at(settings.train_dir or "sweep")
     own = given & {f.name for f in dataclasses.fields(kind)} - {"train_dir"}
-    shared = {name: getattr(settings, name) for name in sorted(own)}
-    for name in set(PATHS) & set(shared):
-        if shared[name] and shared[name] not in SOURCES and Path(shared[name]).exists():
-            shared[name] = os.path.relpath(shared[name], folder)  # the runs work in the folder
-    tasks = [
-        _task(entry, kind, shared, dict(zip(arrays, values, strict=True)), action)
-        for values in itertools.product(*arrays.values())
-    ]
-    folder.mkdir(parents=True, exist_ok=True)
-    if action == "eval":
-        for task in tasks:
-            (folder / task.path(".json")).unlink(missing_ok=True)
-    try:
-        engine.perform(tasks, folder, executors.make(settings, folder))
-    finally:
-        _tabulate(folder, [folder / task.name for task in tasks], kind, arrays, settings.rank_by)
+    with place.held():
+        shared = _seen_from(place, {name: getattr(settings, name) for name in sorted(own)})
+        tasks = [_task(entry, _name(chosen), shared | _seen_from(place, chosen), action) for chosen in combinations]
+        if action == "eval":
+            for task in tasks:
+                place.remove(task.path(".json"))
+        executor = executors.make(settings, place)
+        try:
+            engine.perform(tasks, place, executor)
+        finally:
+            _tabulate(place, [place.folder / task.name for task in tasks], kind, arrays, settings.rank_by)
 
 
 def ranked(rows, column):
@@ -109,32 +106,46 @@ def _array(kind, text):
     return name, values
 
 
-def _task(entry, kind, shared, chosen, action):
-    name = ",".join(
-        f"{key.replace('_', '-')}={value.replace(',', '+').replace('/', '_')}" for key, value in chosen.items()
-    )
-    flags.parse(kind, [f"{flags.spelled(key)}={value}" for key, value in chosen.items()])  # refuses bad values now
+def _seen_from(place, settings):
+    """Settings, of which files that are given as seen from here are as seen from the study's place."""
+
+    def seen(name, value):
+        is_file = name in PATHS and value and value not in SOURCES and Path(value).exists()
+        return place.share(value) if is_file else value
+
+    return {name: seen(name, value) for name, value in settings.items()}
+
+
+def _name(chosen):
+    words = ((key.replace("_", "-"), value.replace(",", "+").replace("/", "_")) for key, value in chosen.items())
+    return ",".join(map("=".join, words))
+
+
+def _task(entry, name, settings, action):
     return Task(
         name,
         entry,
-        {**shared, **chosen, "train-dir": name},
+        {**settings, "train-dir": name},
         calls=(("train",), ("eval",)) if action == "train" else (("eval",),),
         outputs=(f"{name}/model.keras",),
     )
 
 
-def _tabulate(folder, paths, kind, swept, rank_by):
+def _tabulate(place, paths, kind, swept, rank_by):
     """Write sweep.csv; print what was swept and what it was ranked by."""
     rows = [row for path in paths if (row := _row(path, kind))]
     if not rows:
         return
-    _write(folder / TABLE, rows)  # first, as the ranking may be refused
-    rows = ranked(rows, rank_by)
-    _write(folder / TABLE, rows)
+    try:
+        _write(place.folder / TABLE, rows)  # first, as the ranking may be refused
+        rows = ranked(rows, rank_by)
+        _write(place.folder / TABLE, rows)
+    finally:
+        place.send([TABLE])
     shown = [*swept, *([rank_by.lstrip("-")] if rank_by else [])]
     for row in rows:
         print("  ".join(f"{name} {row.get(name, '')}" for name in shown))
-    print(folder / TABLE, flush=True)
+    print(f"{place}/{TABLE}", flush=True)
 
 
 def _row(path, kind):

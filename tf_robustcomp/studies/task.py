@@ -7,11 +7,15 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from tf_robustcomp import files
+from tf_robustcomp import files, runs
+from tf_robustcomp.datasets.images import SOURCES
 from tf_robustcomp.errors import InvalidArgument
+from tf_robustcomp.studies import places
 
 STEP = re.compile(rb"step (\d+)/(\d+)")
 TAIL = 4096  # bytes of a log
+SUFFIXES = (".cfg", ".log", ".json", ".host", ".seconds")
+READ = ("data", "dataset", "test-dataset", "warm-start", "models")  # flags whose values may be paths of the study
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +40,24 @@ class Task:
     outputs: tuple = ()
     minutes: float = 1.0
 
+    def reads(self):
+        """Names, in the study's place, of what it reads: files, or folders with ``/`` after them."""
+        values = [value for name in READ for value in self._values(name) if value not in SOURCES]
+        values += [word for call in self.calls for word in call if "/" in word]
+        return [end for value in values if places.is_inside(value) for end in (value, f"{value}/")]
+
+    def writes(self):
+        """Names of what it writes, likewise, or beginnings of names with ``*`` after them."""
+        own = [self.path(suffix) for suffix in SUFFIXES]
+        outputs = [f"{value}{end}*" for value in self._values("output") for end in ".-"]
+        return [*own, *outputs, *(f"{value}/" for value in self._values("train-dir"))]
+
+    def passing(self):
+        """Names of what it writes and, once it has ended well, does not leave."""
+        return [f"{value}/{name}" for value in self._values("train-dir") for name in runs.CHECKPOINTS]
+
     def path(self, suffix):
-        """Path of its file: ``.cfg`` flags, ``.log`` output, ``.json`` record of its end, ``.host``, ``.lock``."""
+        """Name of its file: ``.cfg`` flags, ``.log`` output, ``.json`` record of its end, ``.host``, ``.seconds``."""
         return f"tasks/{self.name}{suffix}"
 
     def arguments(self):
@@ -53,10 +73,10 @@ class Task:
         flags = [f"--{name.replace('_', '-')}={_spelled(v)}" for name, v in self.flags.items() if v is not None]
         return "\n".join([*(f"# {command}" for command in self.commands()), *flags]) + "\n"
 
-    def done(self, folder, key):
+    def done(self, place, key):
         """Whether it has ended well, with these flags and all that it needed."""
-        record = self.record(folder)
-        return bool(record and record["key"] == key) and all((Path(folder) / path).is_file() for path in self.outputs)
+        record = self.record(place.folder)
+        return bool(record and record["key"] == key) and all(map(place.sees, self.outputs))
 
     def record(self, folder):
         """What its worker wrote when it ended well, a dict; None where it has not."""
@@ -77,6 +97,10 @@ class Task:
             return (Path(folder) / self.path(".host")).read_text()
         except OSError:
             return ""
+
+    def _values(self, name):
+        values = [value for key, value in self.flags.items() if key.replace("_", "-") == name and value]
+        return [word for value in values for word in (value if isinstance(value, tuple) else [value])]
 
     def _tail_of_log(self, folder):
         try:
@@ -106,7 +130,9 @@ def write_flag_files(tasks, folder):
     """Write ``tasks/NAME.cfg`` of every task."""
     (Path(folder) / "tasks").mkdir(parents=True, exist_ok=True)
     for task in tasks:
-        files.write_text(Path(folder) / task.path(".cfg"), task.flag_file())
+        path = Path(folder) / task.path(".cfg")
+        if not path.is_file() or path.read_text() != task.flag_file():
+            files.write_text(path, task.flag_file())
 
 
 def _spelled(value):

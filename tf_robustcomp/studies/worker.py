@@ -1,7 +1,8 @@
 """The process of one task: it calls the entry point, and leaves a record when that ends well.
 
-It runs in the study's folder.  When its standard input ends, whoever started it is gone or wants it to stop: it saves
-what it has, as on SIGTERM.  A task has one worker at a time; the next one waits for the lock.
+It runs in the study's folder, or in this machine's copy of what is at its address.  When its standard input ends,
+whoever started it is gone or wants it to stop: it saves what it has, as on SIGTERM.  A task has one worker at a time;
+the next one waits for the lock.
 """
 
 import contextlib
@@ -18,9 +19,12 @@ import time
 from pathlib import Path
 
 from tf_robustcomp import files, flags
+from tf_robustcomp.errors import InvalidArgument, RunError
+from tf_robustcomp.studies import places
 
 TAIL_LINES = 5
 STOP_SECONDS = 600  # that a task is given to save what it has
+SEND_SECONDS = 10  # between looks for what is to be sent to an address
 
 
 class TaskFailed(Exception):
@@ -35,11 +39,11 @@ class TaskCrashed(TaskFailed):
     """A worker was killed, or failed for a reason that may have passed."""
 
 
-def run(folder, task, key, environment, started=lambda process: None):
+def run(place, task, key, environment, started=lambda process: None):
     """Run a task in a process of its own and wait for it.
 
     Args:
-        folder: of the study.
+        place: name of the study's place.
         task: `Task`.
         key: its key.
         environment: dict, added to this process's.
@@ -49,41 +53,70 @@ def run(folder, task, key, environment, started=lambda process: None):
         TaskFailed: its input was refused; the last lines of the log are in it.
         TaskCrashed: it failed otherwise.
     """
-    folder = Path(folder).resolve()
-    words = [sys.executable, "-m", "tf_robustcomp.studies.worker", task.name, key, task.entry]
-    with (
-        open(folder / task.path(".log"), "ab") as log,
-        subprocess.Popen(
-            [*words, json.dumps(task.arguments())],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            cwd=folder,
-            env={**os.environ, **environment},
-            start_new_session=True,  # Ctrl-C is for the driver, which lets its workers save
-        ) as process,
-    ):
-        started(process)
-        try:
-            code = _end(process)
-        finally:
-            process.communicate()  # closes its input, which asks it to save and stop where it has not ended; waits
+    try:
+        place = places.at(place, f"tasks/{task.name}")
+        with place.taken(task, key):
+            try:
+                code = _perform(place, task, key, environment, started)
+            finally:
+                place.send(task.writes())
+            _raise_unless_well(place.folder, task, code)
+            place.finish(task)
+    except (places.TakenOver, InvalidArgument) as error:
+        raise TaskFailed(task.name, 1, str(error)) from None
+    except (OSError, RunError) as error:
+        raise TaskCrashed(task.name, 1, str(error)) from None
+
+
+def _raise_unless_well(folder, task, code):
     if code:
         lines = (folder / task.path(".log")).read_text(errors="replace").strip().splitlines()
         kind = TaskFailed if code == flags.EXIT_USAGE else TaskCrashed
         raise kind(task.name, code, "\n".join(lines[-TAIL_LINES:]))
 
 
-def _end(process):
+def _perform(place, task, key, environment, started):
+    words = [sys.executable, "-m", "tf_robustcomp.studies.worker", task.name, key, task.entry]
+    with (
+        open(place.folder / task.path(".log"), "ab") as log,
+        subprocess.Popen(
+            [*words, json.dumps(task.arguments())],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=place.folder,
+            env={**os.environ, **environment},
+            start_new_session=True,  # Ctrl-C is for the driver, which lets its workers save
+        ) as process,
+    ):
+        started(process)
+        try:
+            return _end(process, lambda: _send(place, task, log))
+        finally:
+            process.communicate()  # closes its input, which asks it to save and stop where it has not ended; waits
+
+
+def _end(process, send):
     """Exit code of a process.  In short waits: Ray interrupts a task between two instructions of Python only."""
     while True:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.wait(1)
+        for _ in range(SEND_SECONDS):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(1)
+        send()
+
+
+def _send(place, task, log):
+    """Send what is new; what cannot be sent now is sent later."""
+    try:
+        place.send(task.writes())
+    except RunError as error:
+        log.write(f"not sent: {error}\n".encode())
+        log.flush()
 
 
 def main(name, key, entry, calls):
     """Make the calls in turn; the exit code of the last one."""
-    with open(f"tasks/{name}.lock", "a+") as lock:
+    with open(f"tasks/{name}.lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         threading.Thread(target=_stop_with_input, daemon=True).start()
         files.write_text(f"tasks/{name}.host", platform.node())
@@ -92,10 +125,9 @@ def main(name, key, entry, calls):
         code = 0
         for words in calls:
             code = code or importlib.import_module(f"tf_robustcomp.{entry}").main(words)
-        lock.seek(0)
-        seconds = float(lock.read() or 0) + time.monotonic() - began  # of earlier workers, unless they were killed
-        lock.truncate(0)
-        lock.write(f"{seconds:.3f}")
+        spent = Path(f"tasks/{name}.seconds")  # of earlier workers, unless they were killed
+        seconds = (float(spent.read_text()) if spent.is_file() else 0.0) + time.monotonic() - began
+        files.write_text(spent, f"{seconds:.3f}")
         if not code:
             files.write_json(f"tasks/{name}.json", {"key": key, "seconds": seconds, "host": platform.node()})
         return code
