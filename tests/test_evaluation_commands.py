@@ -76,6 +76,7 @@ def test_only_what_changed_is_computed_again(trained, tmp_path, monkeypatch, cap
     files = {path: path.read_bytes() for path in tmp_path.glob("r.*")}
     assert run(f"--models={plain}", "--angle-step=90") == []
     assert {path: path.read_bytes() for path in tmp_path.glob("r.*")} == files
+    runs.Run(plain).load_model().save(plain / "model.keras")  # another file, the same model
     assert run(f"--models={plain},{other}", "--angle-step=90") == ["other"]
     assert run(f"--models={plain},{other}", "--angle-step=120") == ["plain", "other"]
     assert run(f"--models={plain},{other}", "--angle-step=120", "--images=9") == ["plain", "other"]

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import os
 
 import keras
 import numpy as np
@@ -63,6 +64,13 @@ def test_a_second_user_of_a_directory_is_refused(tmp_path):
     begun(tmp_path)
 
 
+def test_an_address_is_no_run_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(rc.InvalidArgument, match="must be a path; --sweep and reproduce take addresses"):
+        begun("s3://bucket/run")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_checkpoint_comes_back_bit_for_bit_with_its_progress(tmp_path):
     run, trained = begun(tmp_path), model()
     trained.fit(*small_data(), verbose=0)
@@ -88,6 +96,49 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path, rng,
     previous.write_bytes(b"")
     with pytest.raises(rc.RunError, match="no checkpoint can be read"):
         run.resume(runs.load_model)
+
+
+def test_a_reader_finds_a_whole_checkpoint_at_every_moment_of_a_save(tmp_path, monkeypatch):
+    run, trained = begun(tmp_path), model()
+    run.save_checkpoint(trained, runs.Progress(step=0))
+    seen = []
+
+    def replaced(source, target, replace=os.replace):
+        replace(source, target)
+        seen.append(run.resume(keras.saving.load_model)[1].step)
+        assert run.checkpoint_paths[0].is_file()
+
+    monkeypatch.setattr(os, "replace", replaced)
+    for step in (1, 2):
+        run.save_checkpoint(trained, runs.Progress(step=step))
+    assert seen == [0, 1, 1, 2]
+    assert {path.name for path in tmp_path.glob("*.keras")} == {path.name for path in run.checkpoint_paths}
+    assert runs.Run(tmp_path).checkpoint_paths[1].samefile(run.checkpoint_paths[0]) is False
+
+
+def test_without_hard_links_the_one_before_stays_too(tmp_path, monkeypatch):
+    def refused(*_):
+        raise PermissionError("no hard links here")
+
+    monkeypatch.setattr(os, "link", refused)
+    run, trained = begun(tmp_path), model()
+    for step in (1, 2):
+        run.save_checkpoint(trained, runs.Progress(step=step))
+    assert [run.resume(keras.saving.load_model)[1].step] == [2]
+    run.checkpoint_paths[0].unlink()
+    assert run.resume(keras.saving.load_model)[1].step == 1
+
+
+def test_a_run_that_finishes_while_its_checkpoint_is_read_gives_the_trained_model(tmp_path, capsys):
+    run, trained = begun(tmp_path), model()
+    run.save_checkpoint(trained, runs.Progress(step=1))
+
+    def load(path):
+        run.finish(trained)  # deletes what is being read
+        return keras.saving.load_model(path)
+
+    assert keras.ops.all(run.load_model(load).weights[0] == trained.weights[0])
+    assert "not finished" not in capsys.readouterr().out
 
 
 def test_a_directory_without_or_with_damaged_contents_is_named(tmp_path):

@@ -24,10 +24,9 @@ class EvaluationSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Subjects:
-    """What is evaluated: models by label, the digest of each one's file, and the images."""
+    """What is evaluated: models by label, and the images."""
 
     models: dict
-    digests: dict
     images: object
 
 
@@ -62,8 +61,7 @@ def load(settings):
     if height != width:
         raise InvalidArgument(f"--models must take square images. Received: {height} x {width}")
     images = resized(load_images(settings.data).x_test[: settings.images or None], height)
-    digests = {label: _digest(path) for label, path in zip(labels, settings.models, strict=True)}
-    return Subjects(models, digests, images)
+    return Subjects(models, images)
 
 
 def cached(path, subjects, given, kind, measure):
@@ -79,11 +77,13 @@ def cached(path, subjects, given, kind, measure):
     Returns:
         Results of ``kind``
     """
+    from tf_robustcomp.compressors.bitstream import fingerprint
+
     known = _read(path)
     images = hashlib.sha256(subjects.images.tobytes()).hexdigest()
     entries, joined = {}, kind(())
     for label, model in subjects.models.items():
-        key = {"model": subjects.digests[label], "images": images, **given}
+        key = {"model": fingerprint(model).hex(), "images": images, **given}
         results = _known(known.get(label), key, kind)
         if results is None:
             began = time.monotonic()
@@ -112,12 +112,6 @@ def write(results, prefix, title=None):
     if len(results) <= LONG_TABLE:
         print(results.table())
     print("\n".join(map(str, [f"{prefix}.csv", *paths])), flush=True)
-
-
-def _digest(path):
-    run = runs.Run(path)
-    candidates = [run.model_path, *run.checkpoint_paths]
-    return hashlib.sha256(next(p for p in candidates if p.is_file()).read_bytes()).hexdigest()
 
 
 def _read(path):

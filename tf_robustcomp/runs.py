@@ -17,14 +17,16 @@ import dataclasses
 import fcntl
 import importlib.metadata
 import json
+import os
 import platform
 import zipfile
 from pathlib import Path
 
 from tf_robustcomp import files
-from tf_robustcomp.errors import Error, RunError
+from tf_robustcomp.errors import Error, InvalidArgument, RunError
 from tf_robustcomp.flags import operational_names, spelled
 
+CHECKPOINTS = ("checkpoint.keras", "checkpoint-previous.keras")  # newest first
 PROGRESS_MEMBER = "progress.json"
 DISTRIBUTIONS = ("tf_robustcomp", "keras", "tensorflow", "jax", "torch", "numpy")
 
@@ -50,8 +52,13 @@ def open_run(directory, command, settings):
         Run
 
     Raises:
+        InvalidArgument: it is an address.
         RunError: another process trains there, or the directory belongs to other settings (the message names them).
     """
+    if "://" in str(directory):
+        raise InvalidArgument(
+            f"a run directory must be a path; --sweep and reproduce take addresses. Received: {directory}"
+        )
     path = Path(directory)
     path.mkdir(parents=True, exist_ok=True)
     with open(path / ".lock", "a") as lock:
@@ -81,7 +88,7 @@ class Run:
         self.config_path = self.path / "config.json"
         self.model_path = self.path / "model.keras"
         self.metrics_path = self.path / "metrics.csv"
-        self.checkpoint_paths = (self.path / "checkpoint.keras", self.path / "checkpoint-previous.keras")
+        self.checkpoint_paths = tuple(self.path / name for name in CHECKPOINTS)
 
     @property
     def finished(self):
@@ -153,7 +160,7 @@ class Run:
             with zipfile.ZipFile(temporary, "a") as archive:
                 archive.writestr(PROGRESS_MEMBER, json.dumps(dataclasses.asdict(progress)))
             if newest.is_file():
-                newest.replace(previous)
+                _keep_as(newest, previous)
 
     def resume(self, load):
         """Newest checkpoint that can be read.
@@ -197,20 +204,26 @@ class Run:
             RunError: neither is there, or it is damaged.
         """
         load = load or load_model
-        if self.finished:
+        if not self.finished:
             try:
-                _check_archive(self.model_path)
-                return load(self.model_path)
-            except Exception as error:
-                raise RunError(
-                    f"{self.model_path}: cannot be read ({type(error).__name__}: {str(error).splitlines()[0][:120]}); "
-                    "delete it and train again"
-                ) from None
-        resumed = self.resume(load) if self.config else None
-        if resumed is None:
-            raise RunError(f"{self.path}: holds no trained model; train there first")
-        print(f"{self.path}: not finished; using its checkpoint of step {resumed[1].step}")
-        return resumed[0]
+                resumed = self.resume(load) if self.config else None
+            except RunError:
+                if not self.finished:  # to finish deletes the checkpoints, whoever reads them
+                    raise
+                resumed = None
+            if resumed:
+                print(f"{self.path}: not finished; using its checkpoint of step {resumed[1].step}")
+                return resumed[0]
+            if not self.finished:
+                raise RunError(f"{self.path}: holds no trained model; train there first")
+        try:
+            _check_archive(self.model_path)
+            return load(self.model_path)
+        except Exception as error:
+            raise RunError(
+                f"{self.model_path}: cannot be read ({type(error).__name__}: {str(error).splitlines()[0][:120]}); "
+                "delete it and train again"
+            ) from None
 
 
 def load_model(path):
@@ -253,6 +266,15 @@ def _description(command, settings):
 def _plain(values):
     """Values as JSON gives them back: tuples are lists."""
     return json.loads(json.dumps(values))
+
+
+def _keep_as(path, older):
+    """Put ``path`` in the place of ``older`` without taking it away: an evaluation may be about to read it."""
+    try:
+        with files.replacing(older) as temporary:
+            os.link(path, temporary)
+    except OSError:  # a file system without hard links
+        path.replace(older)
 
 
 def _check_archive(path):
