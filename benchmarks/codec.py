@@ -2,6 +2,8 @@
 
 import time
 
+from benchmarks.rows import row
+
 
 def measure(count=10_000):
     import numpy as np
@@ -41,20 +43,10 @@ def measure(count=10_000):
     encoding, stream = seconds(lambda: tables.encode(many))
     decoding, _ = seconds(lambda: tables.decode(stream, many[:, :0], model.latent_dim))
     return [
-        {
-            "what": f"coding and container / networks, encoding {count} images",
-            "value": (pack + fingerprint) / encoder,
-            "unit": "",
-            "goal": "<= 0.1",
-        },
-        {
-            "what": f"coding and container / networks, decoding {count} images",
-            "value": (unpack + fingerprint) / decoder,
-            "unit": "",
-            "goal": "<= 0.1",
-        },
-        *(
-            {"what": f"{what}, tables by latent", "value": many.size / taken, "unit": "symbols/s", "goal": ">= 2e7"}
-            for what, taken in (("encoding", encoding), ("decoding", decoding))
+        row(f"coding and container / networks, encoding {count} images", (pack + fingerprint) / encoder, goal="<= 0.1"),
+        row(
+            f"coding and container / networks, decoding {count} images", (unpack + fingerprint) / decoder, goal="<= 0.1"
         ),
+        row("encoding, tables by latent", many.size / encoding, "symbols/s", ">= 2e7"),
+        row("decoding, tables by latent", many.size / decoding, "symbols/s", ">= 2e7"),
     ]

@@ -7,6 +7,7 @@ import itertools
 import sys
 
 from benchmarks.children import Child, medians, serve
+from benchmarks.rows import row
 
 ONEDNN_OFF = {"TF_ENABLE_ONEDNN_OPTS": "0"}
 CONFIGURATIONS = {  # name: words, environment
@@ -37,7 +38,7 @@ def measure():
             if name != PEER:
                 value = seconds[PEER] / taken if taken else float("nan")
                 goal = ">= 1.15" if name.endswith(("default", "TensorFlow, bfloat16")) else ""
-                rows.append({"what": f"step of {network}, PyTorch / {name}", "value": value, "unit": "", "goal": goal})
+                rows.append(row(f"step of {network}, PyTorch / {name}", value, goal=goal))
     return rows
 
 

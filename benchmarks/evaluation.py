@@ -7,6 +7,7 @@ import numpy as np
 
 from benchmarks import peers
 from benchmarks.pairs import medians
+from benchmarks.rows import row
 
 GAMMAS = (4.0, 3.0, 2.0, 1.5, 1.0)
 WAYS = (("converged", "float32"), ("converged", "bfloat16"), ("paper", "float32"))
@@ -46,24 +47,20 @@ def measure(images=64, angles=(-100.0, 35.0)):
     ours, rotations = medians(ways, rounds=3, warm_up=1)
     points = len(angles) * len(turned)
     return [
-        _row("worst case, 15 published steps: PyTorch / ours, time", eager / published, goal=">= 1"),
-        _row("worst case, converged with a restart / 15 steps, time", converged / published),
-        _row("worst case, converged, climbing in bfloat16 / 15 steps, time", fast / published),
-        _row("worst case at the radius that 15 steps reach, converged / 15 steps", _at(rho, single, steps)),
-        _row("worst case at that radius, climbing in bfloat16 / 15 steps", _at(rho, half, steps)),
-        _row("computed: converged, 10,000 images at 5 prices", converged * IMAGES / images / 60, "min"),
-        _row("computed: the same, climbing in bfloat16", fast * IMAGES / images / 60, "min"),
-        _row("computed: PyTorch's 15 steps, the same", eager * IMAGES / images / 60, "min"),
-        _row("rotation curve: PyTorch / ours, time of an image", rotations / ours),
-        _row("computed: 360 angles of 10,000 images, ours", ours / points * ANGLES * IMAGES / 60, "min"),
-        _row("computed: 360 angles of 2,048 images, PyTorch", rotations / points * ANGLES * ANGLES_IMAGES / 60, "min"),
-        _row("standard error of a point, 10,000 / 2,048 images", float(np.sqrt(ANGLES_IMAGES / IMAGES))),
+        row("worst case, 15 published steps: PyTorch / ours, time", eager / published, goal=">= 1"),
+        row("worst case, converged with a restart / 15 steps, time", converged / published),
+        row("worst case, converged, climbing in bfloat16 / 15 steps, time", fast / published),
+        row("worst case at the radius that 15 steps reach, converged / 15 steps", _at(rho, single, steps)),
+        row("worst case at that radius, climbing in bfloat16 / 15 steps", _at(rho, half, steps)),
+        row("computed: converged, 10,000 images at 5 prices", converged * IMAGES / images / 60, "min"),
+        row("computed: the same, climbing in bfloat16", fast * IMAGES / images / 60, "min"),
+        row("computed: PyTorch's 15 steps, the same", eager * IMAGES / images / 60, "min"),
+        row("rotation curve: PyTorch / ours, time of an image", rotations / ours),
+        row("computed: 360 angles of 10,000 images, ours", ours / points * ANGLES * IMAGES / 60, "min"),
+        row("computed: 360 angles of 2,048 images, PyTorch", rotations / points * ANGLES * ANGLES_IMAGES / 60, "min"),
+        row("standard error of a point, 10,000 / 2,048 images", float(np.sqrt(ANGLES_IMAGES / IMAGES))),
     ]
 
 
 def _at(rho, curve, base):
     return float(curve.at(rho) / base.at(rho))
-
-
-def _row(what, value, unit="", goal=""):
-    return {"what": what, "value": value, "unit": unit, "goal": goal}

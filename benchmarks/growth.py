@@ -15,6 +15,7 @@ import time
 
 from benchmarks.children import answer
 from benchmarks.pairs import peak_megabytes
+from benchmarks.rows import row
 
 SIZES = (1, 2, 4)
 SIDE, LATENTS, WIDTH = 32, 10, 16
@@ -26,8 +27,8 @@ def measure():
     rows = []
     for case, found in answer("benchmarks.growth", []).items():
         seconds, megabytes = ([one[name] for one in found] for name in ("seconds", "megabytes"))
-        rows.append(_row(f"time: {case}, x1, x2, x4: {_listed(seconds)} s", exponent(seconds)))
-        rows.append(_row(f"memory: {case}, x1, x2, x4: {_listed(megabytes)} MB", exponent(megabytes)))
+        rows.append(row(f"time: {case}, x1, x2, x4: {_listed(seconds)} s", exponent(seconds)))
+        rows.append(row(f"memory: {case}, x1, x2, x4: {_listed(megabytes)} MB", exponent(megabytes)))
     return rows
 
 
@@ -42,10 +43,6 @@ def exponent(values):
 
 def _listed(values):
     return ", ".join(f"{value:.3g}" for value in values)
-
-
-def _row(what, value):
-    return {"what": what, "value": value, "unit": "", "goal": ""}
 
 
 def _images(count, side=SIDE):

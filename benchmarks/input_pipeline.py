@@ -1,6 +1,7 @@
 """The input pipelines alone, back to back: images/s, and a batch's time by that of a training step on it."""
 
 from benchmarks.pairs import medians
+from benchmarks.rows import row
 
 BATCHES, STEPS = 2000, 4
 
@@ -21,8 +22,8 @@ def _rows(name, batches, batch_size, step, rounds):
     trained = medians([train], rounds)[0] / STEPS
     drawn = medians([draw], rounds, warm_up=5)[0] / BATCHES  # not in turns: what was fetched meanwhile would count
     return [
-        {"what": f"input of {name}", "value": batch_size / drawn, "unit": "images/s", "goal": ">= 20,000"},
-        {"what": f"input of {name}, batch / training step", "value": drawn / trained, "unit": "", "goal": "<= 0.02"},
+        row(f"input of {name}", batch_size / drawn, "images/s", ">= 20,000"),
+        row(f"input of {name}, batch / training step", drawn / trained, goal="<= 0.02"),
     ]
 
 

@@ -7,6 +7,8 @@ import tempfile
 import zlib
 from pathlib import Path
 
+from benchmarks.rows import row
+
 SPARSITIES = (0.5, 0.9)
 
 
@@ -33,8 +35,5 @@ def measure():
             for coding, bits in (("float32", 5), ("float16", 5), ("codebook", 5)):
                 rc.save_sparse(model, path, coding, bits)
                 sizes[f"sparse file, {coding}"] = path.stat().st_size
-        rows += [
-            {"what": f"ResNet-56 at {sparsity:.0%}: {name}", "value": size / 1e3, "unit": "kB"}
-            for name, size in sizes.items()
-        ]
+        rows += [row(f"ResNet-56 at {sparsity:.0%}: {name}", size / 1e3, "kB") for name, size in sizes.items()]
     return rows

@@ -14,6 +14,7 @@ import sys
 import time
 
 from benchmarks.pairs import peak_megabytes, ratios, times
+from benchmarks.rows import row
 
 # Network, title, side of the images (MobileNetV2's weights are published for 96 and more), batch, rounds.
 CASES = (
@@ -62,10 +63,7 @@ def measure():
 
 
 def _rows(title, batch_size, mine, peer):
-    def row(what, value, unit="", goal=""):
-        return {"what": f"{what}, {title}", "value": value, "unit": unit, "goal": goal}
-
-    return [
+    rows = [
         row("DNS step / dense step", mine["ratios"][1], goal="<= 1.03"),
         row("magnitude step / dense step", mine["ratios"][2], goal="<= 1.03"),
         row("tfmot step / dense step", peer["ratios"][1]),
@@ -75,6 +73,7 @@ def _rows(title, batch_size, mine, peer):
         row("tfmot: memory added", peer["memory"][1] - peer["memory"][0], "MiB"),
         row(f"dense step, batch {batch_size}", batch_size / mine["dense"], "images/s"),
     ]
+    return [one | {"what": f"{one['what']}, {title}"} for one in rows]
 
 
 if __name__ == "__main__":

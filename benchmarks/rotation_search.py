@@ -1,6 +1,7 @@
 """The worst angle of a batch: RotationSearch against scipy's differential evolution as the paper has it."""
 
 from benchmarks.pairs import medians
+from benchmarks.rows import row
 
 
 def measure(batch_size=128, batches=4):
@@ -37,12 +38,11 @@ def measure(batch_size=128, batches=4):
     first = parts[0]
     ours, theirs = medians([lambda: np.asarray(search(model, first)), lambda: evolve(first, 0)], rounds=3, warm_up=1)
     return [
-        {
-            "what": f"RotationSearch / differential evolution, maximum, worst of {len(parts)} batches",
-            "value": min(shares),
-            "unit": "",
-            "goal": ">= 0.995",
-        },
-        {"what": "RotationSearch / differential evolution, time", "value": ours / theirs, "unit": "", "goal": "<= 0.2"},
-        {"what": "evaluations of differential evolution", "value": float(np.mean(evaluations)), "unit": "batches"},
+        row(
+            f"RotationSearch / differential evolution, maximum, worst of {len(parts)} batches",
+            min(shares),
+            goal=">= 0.995",
+        ),
+        row("RotationSearch / differential evolution, time", ours / theirs, goal="<= 0.2"),
+        row("evaluations of differential evolution", np.mean(evaluations), "batches"),
     ]

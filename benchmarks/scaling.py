@@ -13,6 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.rows import row
+
 RUNS = 4
 GPU_HOURS_A_SEED = 12.5  # published, of a V100
 SEEDS = 10
@@ -30,10 +32,10 @@ def measure():
     rows, took = [], {}
     for name, executor in executors.items():
         took[name] = _seconds([*words, *executor])
-        rows.append(_row(f"runs/hour, {name}", 3600 * RUNS / took[name]))
+        rows.append(row(f"runs/hour, {name}", 3600 * RUNS / took[name]))
     overhead = (took["Ray, 2 workers"] - took["local, 2 workers"]) / RUNS
-    rows.append(_row("what Ray costs a run, its start included", overhead, "s"))
-    return rows + [_row(f"computed: hours for {SEEDS} seeds on {n} GPUs", makespan(n), "h") for n in GPUS]
+    rows.append(row("what Ray costs a run, its start included", overhead, "s"))
+    return rows + [row(f"computed: hours for {SEEDS} seeds on {n} GPUs", makespan(n), "h") for n in GPUS]
 
 
 def makespan(gpus, overhead_seconds=10):
@@ -61,7 +63,3 @@ def _seconds(words):
         began = time.perf_counter()
         subprocess.run([*command, f"--train-dir={Path(folder) / 'sweep'}"], check=True, capture_output=True)
         return time.perf_counter() - began
-
-
-def _row(what, value, unit=""):
-    return {"what": what, "value": value, "unit": unit, "goal": ""}

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from benchmarks.pairs import medians
+from benchmarks.rows import row
 
 ENTRY_POINTS = ("train_resnet_random", "prune_resnet_dns", "train_compressor", "eval_wass_ball", "reproduce", "demo")
 CLASSIFIER = ("--dataset=digits", "--log-steps=1")
@@ -24,21 +25,17 @@ def measure(rounds=2):
         return lambda: subprocess.run(command, check=True, capture_output=True)
 
     times = medians([ask(name) for name in ENTRY_POINTS], rounds, warm_up=1)
-    rows = [_row(f"--help, slowest of {len(times)} entry points", max(times), "< 1.5")]
+    rows = [row(f"--help, slowest of {len(times)} entry points", max(times), "s", "< 1.5")]
     library = medians([_import_keras], rounds, warm_up=0)[0]
-    rows.append(_row("import keras, TensorFlow with it", library))
+    rows.append(row("import keras, TensorFlow with it", library, "s"))
     with tempfile.TemporaryDirectory() as dense:
         short = ["--dataset=digits", "--max-steps=1", "--learning-rates=0.1", "--boundaries="]
         command = [sys.executable, "-m", "tf_robustcomp.train_resnet_random", "train", f"--train-dir={dense}", *short]
         subprocess.run(command, check=True, capture_output=True)
         for name, words in TRAINERS.items():
             command = [name.split(",")[0], *(word.format(dense=dense) for word in words)]
-            rows.append(_row(f"{name}, from the command to the first step's row", _first_step(*command)))
+            rows.append(row(f"{name}, from the command to the first step's row", _first_step(*command), "s"))
     return rows
-
-
-def _row(what, value, goal=""):
-    return {"what": what, "value": value, "unit": "s", "goal": goal}
 
 
 def _import_keras():

@@ -4,6 +4,7 @@ import numpy as np
 
 from benchmarks import peers
 from benchmarks.pairs import medians
+from benchmarks.rows import row
 
 GAMMAS = (0.36, 1.0, 1.5)
 BATCH, BATCHES = 64, 4
@@ -73,13 +74,11 @@ def _compare(rc, keras, models, gamma, images, rounds):
 
 
 def _rows(taken, objectives, case):
-    def row(what, value, goal=""):
-        return {"what": f"{what}, {case}", "value": float(value), "unit": "", "goal": goal}
-
-    return [
-        row("min-max step in bfloat16, PyTorch / ours", taken[3] / taken[0], ">= 2.5"),
+    rows = [
+        row("min-max step in bfloat16, PyTorch / ours", taken[3] / taken[0], goal=">= 2.5"),
         row("the same, bfloat16 for the attack alone", taken[3] / taken[1]),
         row("the same, float32 and the published 15 steps", taken[3] / taken[2]),
-        row("inner objective in bfloat16, ours / 15 steps", objectives[0], ">= 1"),
-        row("the same, bfloat16 for the attack alone", objectives[1], ">= 1"),
+        row("inner objective in bfloat16, ours / 15 steps", objectives[0], goal=">= 1"),
+        row("the same, bfloat16 for the attack alone", objectives[1], goal=">= 1"),
     ]
+    return [one | {"what": f"{one['what']}, {case}"} for one in rows]

@@ -3,6 +3,7 @@
 import constriction
 import numpy as np
 
+from tf_robustcomp import ans
 from tf_robustcomp.errors import BitstreamError, InvalidArgument
 
 TOTAL_BITS = 16
@@ -13,7 +14,6 @@ PRIOR = 8.0  # weight, in symbols, of the histogram without context within each 
 MAX_PARENTS = 2
 MOST_ENTRIES = 4  # of a table, for each row that it is fitted to
 WORTH = 0.005  # share of a latent's held-out bits that a parent must save
-WORD = np.dtype("<u4")
 
 
 class EntropyModel:
@@ -67,7 +67,7 @@ class EntropyModel:
             for rows, model in reversed(list(self._groups(symbols, latent))):
                 coder.encode_reverse(column[rows], model)
         # A stack's last word is never 0, so zero bytes at the end can be taken off and put back.
-        return coder.get_compressed().astype(WORD).tobytes().rstrip(b"\0")
+        return coder.get_compressed().astype(ans.WORD).tobytes().rstrip(b"\0")
 
     def decode(self, data, known, width):
         """Inverse of ``encode``: bytes and the earlier latents (n, first) -> symbols (n, width).
@@ -76,23 +76,14 @@ class EntropyModel:
             BitstreamError: no such symbols.
         """
         count, first = known.shape
-        if count * (width - first) * LEAST_BITS > 8 * len(data) + 2 * 8 * WORD.itemsize:
+        if count * (width - first) * LEAST_BITS > 8 * len(data) + 2 * 8 * ans.WORD.itemsize:
             raise BitstreamError(f"{len(data)} bytes cannot hold {count} x {width - first} symbols")
         symbols = np.zeros((count, width), np.int32)
         symbols[:, :first] = known
-        words = np.frombuffer(data + b"\0" * (-len(data) % WORD.itemsize), WORD).astype(np.uint32)
-        try:
-            coder = constriction.stream.stack.AnsCoder(words)
+        with ans.decoder(data + b"\0" * (-len(data) % ans.WORD.itemsize), BitstreamError) as coder:
             for latent in range(first, width):
                 for rows, model in self._groups(symbols, latent):
                     symbols[rows, latent] = coder.decode(model, symbols[rows].shape[0])
-            left = not coder.is_empty()
-        except BaseException as error:  # a Rust panic is no Exception
-            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-                raise
-            raise BitstreamError("symbols cannot be decoded") from None
-        if left:
-            raise BitstreamError("more symbols than stated")
         return symbols
 
     def to_arrays(self):

@@ -14,6 +14,7 @@ import zlib
 import constriction
 import numpy as np
 
+from tf_robustcomp import ans
 from tf_robustcomp.errors import DataError
 
 FLOAT32, FLOAT16, CODEBOOK = 0, 1, 2
@@ -117,7 +118,7 @@ def _encode_symbols(symbols, levels):
     if np.count_nonzero(counts) > 1:
         coder.encode_reverse(symbols.astype(np.int32), _model(table))
     deflated = zlib.compress(table.astype("<u2").tobytes(), 9)
-    coded = SIZE.pack(len(deflated)) + deflated + coder.get_compressed().astype("<u4").tobytes()
+    coded = SIZE.pack(len(deflated)) + deflated + coder.get_compressed().astype(ans.WORD).tobytes()
     return RAW + symbols.astype(np.uint8).tobytes() if len(symbols) <= len(coded) else CODED + coded
 
 
@@ -132,23 +133,14 @@ def _decode_symbols(data, count, levels):
         return symbols
     table = _read_table(reader.sized(), levels)
     rest = reader.take(len(data) - reader.at)
-    if how != CODED or len(rest) % 4:
+    if how != CODED or len(rest) % ans.WORD.itemsize:
         raise DataError("symbols cannot be decoded")
     if np.count_nonzero(table) == 1:
         if rest:
             raise DataError("a code of one symbol has data")
         return np.full(count, table.argmax(), np.int32)
-    try:
-        coder = constriction.stream.stack.AnsCoder(np.frombuffer(rest, "<u4").astype(np.uint32))
-        symbols = coder.decode(_model(table), count)
-        left = not coder.is_empty()
-    except BaseException as error:  # a Rust panic is no Exception
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise DataError("symbols cannot be decoded") from None
-    if left:
-        raise DataError("more symbols than stated")
-    return symbols
+    with ans.decoder(rest, DataError) as coder:
+        return coder.decode(_model(table), count)
 
 
 def _read_table(deflated, levels):

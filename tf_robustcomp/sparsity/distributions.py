@@ -9,10 +9,11 @@ import numpy as np
 from keras import ops
 
 from tf_robustcomp.errors import InvalidArgument
+from tf_robustcomp.sparsity.plain import Plain
 
 
 @dataclasses.dataclass(frozen=True)
-class Distribution:
+class Distribution(Plain):
     """Base: sparsities of the pruned variables from the schedule's.
 
     A subclass gives ``final``, the sparsities when the schedule's is ``target`` at last; on the way all rise in
@@ -34,15 +35,6 @@ class Distribution:
         if target == 0 and any(finals):
             raise InvalidArgument("schedule must end above sparsity 0 where the distribution does. Received: 0")
         return [value / target if target else 0.0 for value in finals]
-
-    def get_config(self):
-        """Plain values: the constructor's arguments."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_config(cls, config):
-        """Inverse of `get_config`."""
-        return cls(**config)
 
 
 @keras.saving.register_keras_serializable(package="tf_robustcomp")

@@ -7,10 +7,11 @@ import keras
 from keras import ops
 
 from tf_robustcomp.errors import InvalidArgument
+from tf_robustcomp.sparsity.plain import Plain
 
 
 @dataclasses.dataclass(frozen=True)
-class Pattern:
+class Pattern(Plain):
     """Base: cuts a variable's weights in units, those of least score first.
 
     A subclass gives ``pool`` and ``expand``; `select` is made of both.  It is immutable, of plain values.
@@ -57,20 +58,9 @@ class Pattern:
         order = ops.argsort(ops.argsort(units))
         return self.expand(ops.cast(order, "float32") >= ops.round(sparsity * units.shape[0]), scores.shape)
 
-    def get_config(self):
-        """Plain values: the constructor's arguments."""
-        return dataclasses.asdict(self)
 
-    @classmethod
-    def from_config(cls, config):
-        """Inverse of `get_config`."""
-        return cls(**config)
-
-
-@keras.saving.register_keras_serializable(package="tf_robustcomp")
-@dataclasses.dataclass(frozen=True)
-class Unstructured(Pattern):
-    """Every weight by itself."""
+class _Weights(Pattern):
+    """Base: every weight is a unit."""
 
     def pool(self, values):
         """Nothing to pool."""
@@ -87,6 +77,12 @@ class Unstructured(Pattern):
     def count(self, shape):
         """All weights."""
         return math.prod(shape)
+
+
+@keras.saving.register_keras_serializable(package="tf_robustcomp")
+@dataclasses.dataclass(frozen=True)
+class Unstructured(_Weights):
+    """Every weight by itself."""
 
 
 @keras.saving.register_keras_serializable(package="tf_robustcomp")
@@ -168,7 +164,7 @@ class Blocks(Pattern):
 
 @keras.saving.register_keras_serializable(package="tf_robustcomp")
 @dataclasses.dataclass(frozen=True)
-class NM(Pattern):
+class NM(_Weights):
     """At most N of every M consecutive weights along one axis stay (2:4: Mishra et al. 2021, arXiv 2104.08378).
 
     On the way ``round(s M)`` of each group are cut, never more than M - N: a schedule that ends at ``1 - N/M`` ends in
@@ -208,20 +204,8 @@ class NM(Pattern):
                 f"{1 - self.n / self.m:g}. Received: {sparsity:g} for {path}"
             )
 
-    def pool(self, values):
-        """Each weight by itself: groups only bound how many go."""
-        return ops.reshape(values, (-1,))
-
-    def expand(self, units, shape):
-        """Nothing to expand."""
-        return ops.reshape(units, shape)
-
-    def count(self, shape):
-        """All weights."""
-        return math.prod(shape)
-
     def select(self, scores, sparsity, bounded=True):
-        """Mask without the lowest of each group."""
+        """Mask without the lowest of each group: groups only bound how many weights go."""
         moved = ops.moveaxis(scores, self.axis, -1)
         groups = ops.reshape(moved, (-1, self.m))
         order = ops.cast(ops.argsort(ops.argsort(groups, axis=-1), axis=-1), "float32")

@@ -7,9 +7,10 @@ import keras
 from keras import ops
 
 from tf_robustcomp.errors import InvalidArgument
+from tf_robustcomp.sparsity.plain import Plain
 
 
-class Schedule:
+class Schedule(Plain):
     """Base: an immutable function of the step, checked when made, evaluated in the graph.
 
     ``schedule(step)`` gives ``(update_now, sparsity)`` for an int or scalar integer tensor ``step``: a boolean scalar
@@ -46,15 +47,6 @@ class Schedule:
         step = ops.cast(step, "int32")
         begun = step >= self.begin_step
         return ops.logical_and(begun, step <= self.last_update_step) if self.last_update_step >= 0 else begun
-
-    def get_config(self):
-        """Plain values: the constructor's arguments."""
-        return dataclasses.asdict(self)  # type: ignore[call-overload]
-
-    @classmethod
-    def from_config(cls, config):
-        """Inverse of `get_config`."""
-        return cls(**config)
 
     def _check(self, **sparsities):
         for name in ("begin_step", "end_step", "frequency"):
