@@ -98,8 +98,8 @@ def cached(path, subjects, given, kind, measure):
     return joined
 
 
-def write(results, prefix, title=None):
-    """Write ``prefix.csv``, ``prefix.png`` and ``prefix.pdf``; print the table, unless it is long, and the paths."""
+def save(results, prefix, title=None):
+    """Write ``prefix.csv``, ``prefix.png`` and ``prefix.pdf``; their paths."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -108,10 +108,15 @@ def write(results, prefix, title=None):
     results.to_csv(f"{prefix}.csv")
     axes = results.plot()
     axes.set_title(title)
-    paths = figures.save(axes.figure, prefix)
+    return [Path(f"{prefix}.csv"), *figures.save(axes.figure, prefix)]
+
+
+def write(results, prefix, title=None):
+    """`save`; print the table, unless it is long, and the paths."""
+    paths = save(results, prefix, title)
     if len(results) <= LONG_TABLE:
         print(results.table())
-    print("\n".join(map(str, [f"{prefix}.csv", *paths])), flush=True)
+    print("\n".join(map(str, paths)), flush=True)
 
 
 def _read(path):

@@ -53,7 +53,7 @@ def command(settings, study):
         write = robust_report.text if study == "robust" else randomisation.text
         heading = f"Scale `{settings.scale}`: `python -m tf_robustcomp.reproduce {study} --scale {settings.scale}`."
         names = report.write(place.folder, write(place.folder, tasks, heading))
-        place.send(names)
+        place.send([*names, "figures/"])
     print("\n".join(f"{place}/{name}" for name in names))
 
 

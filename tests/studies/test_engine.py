@@ -25,7 +25,8 @@ DIAMOND = (task("a"), task("b", "a"), task("c", "a"), task("d", "b", "c"), task(
 class Recording:
     """Runs nothing, writes the records, and notes beginnings and ends."""
 
-    def __init__(self, failing=(), host=""):
+    def __init__(self, failing=(), host="", at_once=4):
+        self.at_once = at_once
         self.pool, self.failing, self.host = ThreadPoolExecutor(4), failing, host
         self.events, self.lock = [], threading.Lock()
 
@@ -85,6 +86,36 @@ def test_a_missing_output_makes_its_task_due_again(tmp_path):
     again = Recording()
     engine.perform([one], Folder(tmp_path), again)
     assert begun(again) == ["one"]
+
+
+def test_what_is_passed_on_may_go_once_nothing_needs_it(tmp_path):
+    """A study's models may be deleted; a new evaluation of one makes that run, and what it started from, due again."""
+
+    def chain(**flags):
+        start = Task("start", "plot_summary", {}, outputs=("start.json",), passed_on=("start.keras",))
+        run = Task("run", "plot_summary", {}, needs=("start",), outputs=("run.json",), passed_on=("run.keras",))
+        return start, run, task("evaluation", "run", **flags), task("other", "start")
+
+    for name in ("start.json", "start.keras", "run.json", "run.keras"):
+        (tmp_path / name).touch()
+    engine.perform(chain(), Folder(tmp_path), Recording())
+    for missing, due in [
+        ((), ["evaluation"]),
+        (("start.keras",), ["evaluation"]),
+        (("run.keras",), ["start", "run", "evaluation"]),
+    ]:
+        for name in missing:
+            (tmp_path / name).unlink()
+        changed, again = Recording(), Recording()
+        engine.perform(chain(output=f"after {missing}"), Folder(tmp_path), changed)
+        engine.perform(chain(output=f"after {missing}"), Folder(tmp_path), again)
+        assert (begun(changed), begun(again)) == (due, []), missing
+
+
+def test_no_more_are_begun_than_can_run_and_the_first_come_first(tmp_path):
+    executor = Recording(at_once=1)
+    engine.perform(DIAMOND, Folder(tmp_path), executor)
+    assert executor.events == [(kind, one.name) for one in DIAMOND for kind in ("begin", "end")]
 
 
 def test_a_failure_stops_what_needs_it_and_nothing_else(tmp_path, capsys):

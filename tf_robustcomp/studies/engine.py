@@ -22,7 +22,8 @@ def perform(tasks, place, executor):
     Args:
         tasks: sequence of `Task`, each after what it needs.
         place: of the study, `places.Folder` or `places.Address`.
-        executor: with ``submit(place, task, key)``, which gives a Future, and ``stop()``.
+        executor: with ``submit(place, task, key)``, which gives a Future, ``stop()``, and ``at_once``, the number of
+            tasks it takes at a time; the first in ``tasks`` come first.
 
     Raises:
         RunError: tasks failed, or could not begin because of those; all others have finished.
@@ -33,14 +34,15 @@ def perform(tasks, place, executor):
     place.fetch([name for task in tasks if task.record(folder) for name in task.writes()], WITHOUT)
     tasks_module.write_flag_files(tasks, folder)
     place.send([task.path(".cfg") for task in tasks])
-    waiting = {task.name: task for task in tasks if not task.done(place, keys[task.name])}
+    waiting = _due(tasks, place, keys)
     running: dict = {}
     failures: dict[str, TaskFailed] = {}
     progress = Progress(tasks, waiting, place)
     try:
         while waiting or running:
             unfinished = {*waiting, *failures, *(task.name for task in running.values())}
-            for task in [t for t in waiting.values() if not unfinished & set(t.needs)]:
+            ready = [task for task in waiting.values() if not unfinished & set(task.needs)]
+            for task in ready[: executor.at_once - len(running)]:
                 place.remove(task.path(".host"))  # of an earlier attempt
                 running[executor.submit(place, task, keys[task.name])] = waiting.pop(task.name)
             if not running:
@@ -61,6 +63,16 @@ def perform(tasks, place, executor):
         progress.close()
     if failures:
         _report(failures, waiting)
+
+
+def _due(tasks, place, keys):
+    """Tasks by name that are not done, in their order; what hands on to a due one must have that at hand."""
+    due: dict = {}
+    for task in reversed(tasks):  # those that need it have been looked at
+        needed = any(task.name in other.needs for other in due.values())
+        if not task.done(place, keys[task.name], needed):
+            due[task.name] = task
+    return dict(reversed(due.items()))
 
 
 def _report(failures, waiting):

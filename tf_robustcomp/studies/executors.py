@@ -46,7 +46,7 @@ class Local:
     """
 
     def __init__(self, jobs):
-        self.jobs = jobs
+        self.at_once = jobs
         threads = str(max(1, (os.cpu_count() or 1) // jobs))
         self.environment = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"), threads) if jobs > 1 else {}
         self.pool = ThreadPoolExecutor(jobs)

@@ -6,6 +6,7 @@ import os
 import platform
 import signal
 import socket
+import sys
 
 from tf_robustcomp.errors import Error, InvalidArgument, RunError
 from tf_robustcomp.studies import places, worker
@@ -26,6 +27,8 @@ class OnRay:
         InvalidArgument: Ray is not installed.
         RunError: there is no cluster at the address, or a machine of it does not see the place.
     """
+
+    at_once = sys.maxsize  # the cluster has a queue of its own
 
     def __init__(self, place, address=None, cpus=1, gpus=0.0):
         try:

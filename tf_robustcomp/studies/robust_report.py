@@ -1,8 +1,11 @@
 """What the robust study found, beside what was published (arXiv 2110.07007, as read from its notebooks' outputs)."""
 
+import functools
 import json
+import operator
 from pathlib import Path
 
+from tf_robustcomp import evaluating
 from tf_robustcomp.studies import report
 
 RHO = 24  # at which worst cases are compared, of images of 32 x 32
@@ -57,6 +60,14 @@ def text(folder, tasks, heading):
     from tf_robustcomp.evaluation import ShiftCurve, WorstCaseCurve
 
     folder = Path(folder)
+    converged, paper, turned = (
+        _joined(folder, tasks, name, kind, title)
+        for name, kind, title in (
+            ("worst_case", WorstCaseCurve, "worst case by converged attacks"),
+            ("worst_case_15_steps", WorstCaseCurve, "worst case by 15 steps"),
+            ("rotations", ShiftCurve, "test images, turned"),
+        )
+    )
     found = {
         task.name: json.loads((folder / "runs" / task.name / "eval_test.json").read_text())
         for task in tasks
@@ -64,9 +75,6 @@ def text(folder, tasks, heading):
     }
     side = next(task.flags["side"] for task in tasks if task.entry == "train_compressor")
     rho, published = RHO * (side / 32) ** 2, side == 32  # the published figures are of MNIST in 32 x 32
-    converged, paper = (
-        WorstCaseCurve.from_csv(folder / f"figures/{n}.csv") for n in ("worst_case", "worst_case_15_steps")
-    )
     _draw_published(paper, folder / "figures/published", published)
     return "\n".join(
         [
@@ -80,14 +88,26 @@ def text(folder, tasks, heading):
             "By attacks that go on until they gain no more:\n\n![Worst case](figures/worst_case.png)\n",
             f"By the published 15 steps{CROSSES * published}:\n\n![15 steps](figures/published.png)\n",
             "## Turned images\n",
-            _turned(ShiftCurve.from_csv(folder / "figures/rotations.csv"), published),
+            _turned(turned, published),
             "![Turned images](figures/rotations.png)\n",
-            "## Reconstructions\n\n![Reconstructions](figures/reconstructions.png)\n",
+            "## Reconstructions\n",
+            *(f"![Reconstructions]({name})\n" for name in _outputs(tasks, "reconstructions")),
             "## Runs\n",
             "Commands as typed in this folder; `tasks/` has their flags, `runs/` settings, versions, metrics.\n",
             report.runs(tasks, folder),
         ]
     )
+
+
+def _outputs(tasks, kind):
+    return [name for task in tasks for name in task.outputs if name.startswith(f"figures/{kind}/")]
+
+
+def _joined(folder, tasks, name, kind, title):
+    """Results of all evaluations of one kind, which are written together, too."""
+    curve = functools.reduce(operator.add, (kind.from_csv(folder / path) for path in _outputs(tasks, name)))
+    evaluating.save(curve, folder / "figures" / name, title)
+    return curve
 
 
 def _clean(found, published):

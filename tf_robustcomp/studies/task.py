@@ -29,6 +29,7 @@ class Task:
         calls: the words before the flags, one tuple for each call of the entry point, made in turn.
         needs: names of the tasks that must have finished before it.
         outputs: files that it leaves; where one is missing the task is due again.
+        passed_on: files that it leaves to those that need it; where one is missing it is due again if one of those is.
         minutes: expected on two cores; the estimate of the time left depends on it and nothing else.
     """
 
@@ -38,6 +39,7 @@ class Task:
     calls: tuple = ((),)
     needs: tuple = ()
     outputs: tuple = ()
+    passed_on: tuple = ()
     minutes: float = 1.0
 
     def reads(self):
@@ -73,10 +75,17 @@ class Task:
         flags = [f"--{name.replace('_', '-')}={_spelled(v)}" for name, v in self.flags.items() if v is not None]
         return "\n".join([*(f"# {command}" for command in self.commands()), *flags]) + "\n"
 
-    def done(self, place, key):
-        """Whether it has ended well, with these flags and all that it needed."""
+    def done(self, place, key, needed=False):
+        """Whether it has ended well, with these flags and all that it needed, and what it left is there.
+
+        Args:
+            place: of the study.
+            key: its key.
+            needed: by a task that is due.
+        """
         record = self.record(place.folder)
-        return bool(record and record["key"] == key) and all(map(place.sees, self.outputs))
+        left = (*self.outputs, *self.passed_on) if needed else self.outputs
+        return bool(record and record["key"] == key) and all(map(place.sees, left))
 
     def record(self, folder):
         """What its worker wrote when it ended well, a dict; None where it has not."""
