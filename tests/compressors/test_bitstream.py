@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import tf_robustcomp as rc
-from tf_robustcomp.compressors import bitstream, container, guarantee
+from tf_robustcomp.compressors import bitstream, container, guarantee, lossless
 from tf_robustcomp.compressors.container import ENTRY, START
 
 SHAPE = {"levels": 5, "width": 2, "image_shape": (16, 16, 1)}
@@ -341,7 +341,7 @@ def test_a_forged_header_takes_no_memory(staged):
 
 
 def test_many_stored_images_are_several_pictures(staged, monkeypatch):
-    monkeypatch.setattr(bitstream, "PIECE_PIXELS", 16 * 16 * 3)
+    monkeypatch.setattr(lossless, "PIECE_PIXELS", 16 * 16 * 3)
     images = (np.round(pictures(staged, 8) * 255) / 255).astype("float32")
     data = staged.compress(images, max_distortion=1e-9)
     np.testing.assert_array_equal(staged.decompress(data), images)

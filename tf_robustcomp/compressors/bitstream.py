@@ -2,10 +2,8 @@
 
 import dataclasses
 import hashlib
-import io
 import json
 import math
-import struct
 import zlib
 
 import numpy as np
@@ -13,7 +11,7 @@ from keras import ops
 from tqdm import tqdm
 
 from tf_robustcomp.adversaries.base import check_images
-from tf_robustcomp.compressors import container, radix
+from tf_robustcomp.compressors import container, lossless, radix
 from tf_robustcomp.compressors.container import ENTROPY, FIXED, KINDS, LAYOUT, LOSSLESS, Part
 from tf_robustcomp.compressors.guarantee import choose
 from tf_robustcomp.errors import BitstreamError, InvalidArgument
@@ -21,9 +19,6 @@ from tf_robustcomp.errors import BitstreamError, InvalidArgument
 MODES = ("entropy", "fixed")
 BATCH = 250
 STORED = 0  # the kind of an image that is stored losslessly; other kinds are stages
-PIECE = struct.Struct("<I")
-PIECE_PIXELS = 2**24
-INFLATION = 1100  # no deflated data unpacks to more than this many times its size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +137,7 @@ def decompress(model, data, stage=None, progress=False):
         raise BitstreamError(f"{what}: the stream has {header.end} bytes, {len(data)} are there{hint}")
     kinds = _read_kinds(data, header, model.stages)
     _check_parts(header, kinds, model.stages)
-    stored = _read_stored(data, header, int(np.sum(kinds == STORED)))
+    stored = lossless.read(data, header, int(np.sum(kinds == STORED)))
     symbols = _read_symbols(model, data, header, kinds, last)
     images = np.zeros((len(kinds), *model.image_shape), np.float32)
     for number in range(1, model.stages + 1):
@@ -156,10 +151,10 @@ def decompress(model, data, stage=None, progress=False):
 def read_layout(data, header):
     """Bytes that `compress` was given as ``layout``; empty without any."""
     entry = header.entry(LAYOUT)
-    return b"" if entry is None else _inflate(container.read_part(data, entry), entry)
+    return b"" if entry is None else container.inflate(container.read_part(data, entry), entry)
 
 
-# The parts that say which image is of which kind, and that store images losslessly.
+# The part that says which image is of which kind.
 
 
 def _kind_parts(model, images, kinds):
@@ -167,19 +162,19 @@ def _kind_parts(model, images, kinds):
     if not np.all(kinds == model.stages):
         data = kinds.tobytes()
         parts.append(Part(KINDS, container.DEFLATE, zlib.compress(data, 9), zlib.crc32(data)))
-    stored = images[kinds == STORED]
-    if len(stored):
-        parts.append(_store(stored))
+    exact = images[kinds == STORED]
+    if len(exact):
+        parts.append(lossless.part(exact))
     return parts
 
 
 def _read_kinds(data, header, stages):
     entry = header.entry(KINDS)
     if entry is None:
-        if header.count > 8 * INFLATION * max(len(data), 1):
+        if header.count > 8 * container.INFLATION * max(len(data), 1):
             raise BitstreamError(f"{len(data)} bytes cannot hold {header.count} images")
         return np.full(header.count, stages, np.uint8)
-    kinds = np.frombuffer(_inflate(container.read_part(data, entry), entry), np.uint8)
+    kinds = np.frombuffer(container.inflate(container.read_part(data, entry), entry), np.uint8)
     if len(kinds) != header.count or (len(kinds) and kinds.max() > stages):
         raise BitstreamError(f"{container.part_name(KINDS)} do not fit {header.count} images of {stages} stages")
     return kinds
@@ -192,97 +187,6 @@ def _check_parts(header, kinds, stages):
     needed += [stage for stage in range(1, stages + 1) if np.any(kinds >= stage)]
     if [entry.kind for entry in header.entries if entry.kind != LAYOUT] != needed:
         raise BitstreamError("its table of parts does not fit its images")
-
-
-def _store(images):
-    """Images losslessly: as a PNG of 8 bits, one below the other, where they are of 8 bits; else deflated floats."""
-    from PIL import Image
-
-    count, height, width, channels = images.shape
-    scaled = np.round(images * 255)
-    if np.array_equal((scaled / 255).astype(np.float32), images):
-        flat = scaled.astype(np.uint8).reshape(count * height, width * channels)
-        return Part(LOSSLESS, container.PNG, _png(flat, Image), zlib.crc32(flat.tobytes()))
-    planes = np.ascontiguousarray(images.astype("<f4").reshape(-1, 1).view(np.uint8).T).tobytes()
-    return Part(LOSSLESS, container.DEFLATE, zlib.compress(planes, 9), zlib.crc32(planes))
-
-
-def _read_stored(data, header, count):
-    entry = header.entry(LOSSLESS)
-    if entry is None:
-        return np.zeros((0, *header.image_shape), np.float32)
-    part = container.read_part(data, entry)
-    pixels = count * math.prod(header.image_shape)
-    if pixels > INFLATION * len(part):
-        raise BitstreamError(f"{len(part)} bytes cannot hold {count} images")
-    if entry.coding == container.PNG:
-        height, width, channels = header.image_shape
-        flat = _read_png(part, (count * height, width * channels))
-        container.check_meaning(entry, flat.tobytes())
-        return (flat.reshape(count, *header.image_shape) / 255).astype(np.float32)
-    planes = np.frombuffer(_inflate(part, entry), np.uint8)
-    if planes.size != 4 * pixels:
-        raise BitstreamError(f"{container.part_name(LOSSLESS)} do not have the size of {count} images")
-    images = np.ascontiguousarray(planes.reshape(4, -1).T).view("<f4").reshape(count, *header.image_shape)
-    return check_stored(images.astype(np.float32))
-
-
-def check_stored(images):
-    """Stored images are finite and in [0, 1], as all that this package compresses."""
-    if images.size and not (np.isfinite(images).all() and images.min() >= 0 and images.max() <= 1):
-        raise BitstreamError("the images stored losslessly do not lie in [0, 1]")
-    return images
-
-
-def _png(flat, image_module):
-    """PNGs of a tall grey picture, in pieces of a size that every reader opens, each after its length."""
-    pieces = []
-    for rows in _pieces(flat.shape):
-        file = io.BytesIO()
-        image_module.fromarray(flat[rows]).save(file, "png", optimize=True)
-        pieces.append(PIECE.pack(file.tell()) + file.getvalue())
-    return b"".join(pieces)
-
-
-def _read_png(part, shape):
-    from PIL import Image
-
-    found, at = [], 0
-    try:
-        for rows in _pieces(shape):
-            (size,) = PIECE.unpack_from(part, at)
-            at += PIECE.size
-            with Image.open(io.BytesIO(part[at : at + size]), formats=["png"]) as picture:
-                if picture.size[::-1] != (rows.stop - rows.start, shape[1]) or picture.mode != "L":
-                    raise BitstreamError(f"{container.part_name(LOSSLESS)} do not have the size that the header states")
-                found.append(np.asarray(picture))
-            at += size
-    except BitstreamError:
-        raise
-    except Exception:  # Pillow has many
-        raise BitstreamError(f"{container.part_name(LOSSLESS)} cannot be read") from None
-    if at != len(part):
-        raise BitstreamError(f"{container.part_name(LOSSLESS)} have bytes left")
-    return np.concatenate(found)
-
-
-def _pieces(shape):
-    """Slices of the rows of a picture, each of at most PIECE_PIXELS."""
-    height, width = shape
-    rows = max(1, PIECE_PIXELS // width)
-    return [slice(first, min(first + rows, height)) for first in range(0, height, rows)]
-
-
-def _inflate(part, entry):
-    try:
-        unpacker = zlib.decompressobj()
-        meaning = unpacker.decompress(part, INFLATION * max(len(part), 1))
-    except zlib.error:
-        raise BitstreamError(f"{container.part_name(entry.kind)} cannot be unpacked") from None
-    if not unpacker.eof or unpacker.unused_data:
-        raise BitstreamError(f"{container.part_name(entry.kind)} cannot be unpacked")
-    container.check_meaning(entry, meaning)
-    return meaning
 
 
 # The parts that hold symbols: one for each stage, of the images that are coded up to it.

@@ -27,6 +27,7 @@ CHECKSUM = struct.Struct("<I")
 KINDS, LOSSLESS, LAYOUT = 201, 202, 203
 NAMES = {KINDS: "the images' kinds", LOSSLESS: "the images stored losslessly", LAYOUT: "the layout"}
 FIXED, ENTROPY, DEFLATE, PNG = 0, 1, 2, 3
+INFLATION = 1100  # no deflated data unpacks to more than this many times its size
 CODINGS = {FIXED: "fixed", ENTROPY: "entropy", DEFLATE: "deflate", PNG: "png"}
 
 
@@ -143,6 +144,23 @@ def check_meaning(entry, meaning):
     """
     if zlib.crc32(meaning) != entry.meaning:
         raise BitstreamError(f"{part_name(entry.kind)} decodes to something else than was encoded")
+
+
+def inflate(part, entry):
+    """What the bytes of a deflated part decode to.
+
+    Raises:
+        BitstreamError: they are no such bytes, or decode to something else than was encoded.
+    """
+    try:
+        unpacker = zlib.decompressobj()
+        meaning = unpacker.decompress(part, INFLATION * max(len(part), 1))
+    except zlib.error:
+        raise BitstreamError(f"{part_name(entry.kind)} cannot be unpacked") from None
+    if not unpacker.eof or unpacker.unused_data:
+        raise BitstreamError(f"{part_name(entry.kind)} cannot be unpacked")
+    check_meaning(entry, meaning)
+    return meaning
 
 
 def part_name(kind):

@@ -8,7 +8,8 @@ from tf_robustcomp.adversaries.base import check_at_least, step_seed
 from tf_robustcomp.adversaries.rotation import rotate
 from tf_robustcomp.backend import read
 from tf_robustcomp.compressors import networks
-from tf_robustcomp.compressors.compressor import BaseCompressor, Compressor
+from tf_robustcomp.compressors.base import BaseCompressor
+from tf_robustcomp.compressors.compressor import Compressor
 from tf_robustcomp.errors import InvalidArgument
 
 
