@@ -1,6 +1,7 @@
 """Whole studies through the real entry point."""
 
 import base64
+import fnmatch
 import json
 import re
 import signal
@@ -84,6 +85,17 @@ def test_every_flag_of_every_task_is_known(study, scale, tmp_path):
     module = robust if study == "robust" else randomisation
     for task in module.tasks(scale, "mnist"):
         settings_of(importlib.import_module(f"tf_robustcomp.{task.entry}").Settings, task, tmp_path / "flags")
+
+
+@pytest.mark.parametrize("study", reproduce.STUDIES)
+@pytest.mark.parametrize("scale", ["smoke", "laptop", "paper"])
+def test_no_task_writes_what_another_leaves(study, scale):
+    tasks = (robust if study == "robust" else randomisation).tasks(scale, "mnist")
+    for one in tasks:
+        patterns = [f"{name}*" if name.endswith("/") else name for name in one.writes()]
+        left = {name for other in tasks if other is not one for name in (*other.outputs, *other.passed_on)}
+        assert not [name for name in left for pattern in patterns if fnmatch.fnmatch(name, pattern)]
+        assert all(any(fnmatch.fnmatch(name, pattern) for pattern in patterns) for name in one.outputs)
 
 
 @pytest.fixture(scope="module")

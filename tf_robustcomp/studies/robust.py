@@ -172,7 +172,7 @@ def _evaluations(scale, runs):
         if not names:
             return ()
         names = (*besides, *names)
-        path = f"figures/{kind}/{label}"
+        path = f"figures/{label}/{kind}"
         models = {"data": runs[0].flags["data"], "models": tuple(f"runs/{name}" for name in names)}
         flags = models | flags | {"output": path + suffix}
         return (Task(f"{kind}-{label}", entry, flags, needs=names, outputs=(path + output,), minutes=minutes),)

@@ -100,7 +100,7 @@ def text(folder, tasks, heading):
 
 
 def _outputs(tasks, kind):
-    return [name for task in tasks for name in task.outputs if name.startswith(f"figures/{kind}/")]
+    return [name for task in tasks for name in task.outputs if Path(name).stem == kind]
 
 
 def _joined(folder, tasks, name, kind, title):
