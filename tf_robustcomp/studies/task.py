@@ -51,7 +51,7 @@ class Task:
     def writes(self):
         """Names of what it writes, likewise, or beginnings of names with ``*`` after them."""
         own = [self.path(suffix) for suffix in SUFFIXES]
-        outputs = [f"{value}{end}*" for value in self._values("output") for end in ".-"]
+        outputs = [f"{value}{end}" for value in self._values("output") for end in ("", ".*", "-*")]
         return [*own, *outputs, *(f"{value}/" for value in self._values("train-dir"))]
 
     def passing(self):
