@@ -7,7 +7,7 @@ from benchmarks.pairs import medians
 from benchmarks.rows import row
 
 GAMMAS = (0.36, 1.0, 1.5)
-BATCH, BATCHES = 64, 4
+BATCH, BATCHES = 64, 2
 FAST = {"steps": 10, "method": "adaptive", "restarts": 0}
 
 
