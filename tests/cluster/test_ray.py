@@ -46,8 +46,8 @@ def pruning(name, steps, **flags):
 
 TASKS = (
     task("train_resnet_random", "dense", 40),
-    pruning("pruned", 40),
-    pruning("pruned-more", 40, target_sparsity=0.9),
+    pruning("pruned", 120),
+    pruning("pruned-more", 120, target_sparsity=0.9),
 )
 
 
