@@ -40,7 +40,7 @@ SCALES: dict[str, dict] = {
     },
     "laptop": {  # 2,000 images are a 25th of CIFAR-10, the pruning's steps a 25th of the published: as many epochs
         "seeds": 2,
-        "shared": {"model-size": 14, "batch-size": 128, "bn-momentum": 0.98, "max-images": 2000}
+        "shared": {"model-size": 8, "batch-size": 128, "bn-momentum": 0.98, "max-images": 2000}
         | {"mixed-precision": True},
         "training": (
             2,
