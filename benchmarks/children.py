@@ -5,6 +5,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 SETTLING_SECONDS = 0.3  # the threads of the process that was asked before spin that long, on the next one's cores
@@ -80,6 +81,46 @@ def medians(children, rounds, steps):
     for child in children.values():
         child.close()
     return {name: statistics.median(child.seconds) if child.seconds else None for name, child in children.items()}
+
+
+class Stages:
+    """A process that works in two stages, for which several may prepare at once and then work one after another.
+
+    Args:
+        module: of this package, whose command line calls `between_stages` once and prints JSON at its end.
+        words: its arguments.
+    """
+
+    def __init__(self, module, words):
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  (a pipe that nobody reads would fill)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", module, *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+        )
+
+    def answer(self):
+        """What the first stage found; the process waits."""
+        line = self.process.stdout.readline()
+        return json.loads(line) if line else self._failed()
+
+    def last(self):
+        """Let the second stage begin; what it found."""
+        output, _ = self.process.communicate("\n")
+        return self._failed() if self.process.returncode else json.loads(output.splitlines()[-1])
+
+    def _failed(self):
+        self.errors.seek(0)
+        raise RuntimeError(self.errors.read()[-2000:])
+
+
+def between_stages(found):
+    """Print what the first stage found, as JSON, and wait for leave to go on (not where a person started it)."""
+    print(json.dumps(found), flush=True)
+    if not sys.stdin.isatty():
+        sys.stdin.readline()
 
 
 def answer(module, words, environment=None):

@@ -23,18 +23,22 @@ CONFIGURATIONS = {  # name: words, environment
     "eager PyTorch, channels last": (("peer",), {}),
 }
 PEER = "eager PyTorch, channels last"
-# A ResNet-56 takes these most of a minute to compile or a second a step; the compressor shows that they do not pay.
-SLOW = ("TensorFlow, XLA", "TensorFlow, without oneDNN", "JAX", "Keras on PyTorch")
+# These do not pay, and most take a minute to compile or a second a step; `slow_convolutions` measures them.
+SLOW = (
+    *("TensorFlow, XLA", "TensorFlow, without oneDNN", "TensorFlow, 5 steps per execution"),
+    *("JAX", "Keras on PyTorch"),
+)
 MANY, ROUNDS = 5, 2
 
 
-def measure():
+def measure(slow=False):
+    """Rows of all ways but the slow ones, or of the slow ones."""
     rows = []
     for network in ("compressor", "resnet"):
         children = {
             name: Child("benchmarks.convolutions", [network, *words], environment)
             for name, (words, environment) in CONFIGURATIONS.items()
-            if network == "compressor" or name not in SLOW
+            if name == PEER or (name in SLOW) == slow
         }
         seconds = medians(children, ROUNDS, MANY)
         for name, taken in seconds.items():

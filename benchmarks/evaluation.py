@@ -26,7 +26,7 @@ def measure(images=64, angles=(-100.0, 35.0)):
     keras.utils.set_random_seed(0)
     model = rc.Compressor(10)
     model.compile(keras.optimizers.Adam(1e-3, global_clipnorm=20.0))
-    model.fit(data, batch_size=64, epochs=8, verbose=0)
+    model.fit(data, batch_size=64, epochs=5, verbose=0)
     part = data[:images]
 
     curves = {}

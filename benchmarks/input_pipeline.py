@@ -6,7 +6,7 @@ from benchmarks.rows import row
 BATCHES, STEPS = 2000, 4
 
 
-def measure(rounds=5):
+def measure(rounds=3):
     return [row for network in (_classifier, _compressor) for row in _rows(*network(), rounds)]
 
 

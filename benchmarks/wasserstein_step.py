@@ -33,7 +33,7 @@ def _trained(rc, keras, images, adversary, start=None):
     if start is not None:
         model.set_weights(start.get_weights())
     _compile(model, keras.optimizers.Adam(1e-3, global_clipnorm=20.0), adversary)
-    model.fit(images, batch_size=BATCH, epochs=2 if adversary else 8, verbose=0)
+    model.fit(images, batch_size=BATCH, epochs=1 if adversary else 5, verbose=0)
     return model
 
 
