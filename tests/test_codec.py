@@ -145,8 +145,11 @@ def test_info_needs_no_model(trained, inputs, tmp_path, capsys):
 
 def test_pictures_are_brought_to_the_model_s_size_if_asked(trained, tmp_path, capsys):
     model = f"--model={trained / 'plain'}"
+    assert run("encode", model, f"--out={tmp_path / 'small.rcbs'}", "digits") == 0
+    assert "8 x 8 is smaller than the model's 16 x 16" in capsys.readouterr().err
     assert run("encode", model, "--resize", f"--out={tmp_path / 'd.rcbs'}", "digits") == 0
-    assert "300 pictures" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "300 pictures" in out and not err
     assert run("decode", model, f"--out={tmp_path}", tmp_path / "d.rcbs") == 0
     images = resized(load_images("digits").x_test, 16)
     network = runs.Run(trained / "plain").load_model()

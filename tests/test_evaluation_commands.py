@@ -54,6 +54,20 @@ def test_rotations_end_in_one_set_of_files(trained, tmp_path):
     assert curve.line("one")[0].distortion == curve.line("one")[-1].distortion  # the same turn
 
 
+def test_images_are_those_that_the_models_were_trained_on(trained, tmp_path, capsys):
+    words = [f"--output={tmp_path / 'r'}", "--angle-step=180"]
+    assert eval_rotations.main([f"--models={trained / 'plain'}", *words]) == 0
+    curve = rc.ShiftCurve.from_csv(tmp_path / "r.csv")
+    assert {row.images for row in curve.rows} == {len(load_images("digits").x_test)}
+    other = tmp_path / "other"
+    shutil.copytree(trained / "plain", other)
+    config = json.loads((other / "config.json").read_text())
+    config["settings"]["data"] = "mnist"
+    (other / "config.json").write_text(json.dumps(config))
+    assert eval_rotations.main([f"--models={trained / 'plain'},{other}", *words]) == 2
+    assert "--data must be given where --models were trained on several: digits, mnist" in capsys.readouterr().err
+
+
 def test_only_what_changed_is_computed_again(trained, tmp_path, monkeypatch, capsys):
     measured = []
     true = evaluation.rotation_curve

@@ -52,7 +52,7 @@ def test_a_flag_file_is_overridden_by_what_follows_it(tmp_path):
         (["--strategy=two"], "strategy"),
         (["--steps=0"], "--steps must be >= 1"),
         (["--steps=1.5"], "steps"),
-        (["--flagfile=none.cfg"], "none.cfg"),
+        (["--flagfile=none.cfg"], "error: Unable to open flagfile"),
         (["--train-dir"], "train_dir"),
         (["go"], "go"),
         (["train", "more"], "train more"),

@@ -74,13 +74,14 @@ def encode(settings, inputs):
     from tf_robustcomp.datasets import pictures
     from tf_robustcomp.evaluation import quality
 
+    read = [pictures.read(source) for source in inputs]  # before the model, which takes longer
     model = _loaded(run)
     if settings.mode == "entropy" and model.entropy_model is None:
         raise InvalidArgument(
             f"--model {run.path}: has no probabilities yet; fit them once with `codec fit --model={run.path}`, or give "
             "--mode=fixed"
         )
-    items = [_sized(pictures.read(source), model, settings.resize) for source in inputs]
+    items = [_sized(item, model, settings.resize) for item in read]
     names = [item.name for item in items]
     if len(set(names)) < len(names):
         raise InvalidArgument(f"INPUTs must have different names. Received: {', '.join(names)}")
@@ -131,6 +132,7 @@ def info(settings, inputs):
     """Say what a file holds; needs no model."""
     path = _single(inputs, "info")
     data = _read(path)
+    flags.import_backend_quietly()
     from tf_robustcomp.compressors import bitstream, container
 
     try:
@@ -195,7 +197,14 @@ def _item(name, shape):
 
 
 def _sized(item, model, resize):
+    height, width = item.pixels.shape[1:3]
     if not resize:
+        if height < model.image_shape[0] or width < model.image_shape[1]:
+            print(
+                f"{item.name}: {height} x {width} is smaller than the model's {model.image_shape[0]} x "
+                f"{model.image_shape[1]} and is filled up by reflection; --resize enlarges it, as in training",
+                file=sys.stderr,
+            )
         return item
     import numpy as np
 

@@ -78,13 +78,13 @@ def data_half(folder):
 
 
 def _print_distortions(folder):
-    print("distortion per image   clean   noisy  rotated  worst case (gamma 1): rho, D")
+    print("distortion per image   clean   noisy  rotated  worst case less its squared distance (gamma 1)")
     for name in COMPRESSORS:
         entry = json.loads((folder / name / "eval_test.json").read_text())["stage_1"]
         worst = entry["worst_case"]["adaptive"]
         print(
             f"{name:<20} {entry['clean']:>7.2f} {entry['noisy']:>7.2f} {entry['rotated']:>8.2f}  "
-            f"{worst['rho']:>20.1f}, {worst['distortion']:.1f}"
+            f"{worst['distortion'] - worst['rho']:>10.1f}"
         )
 
 
@@ -92,6 +92,7 @@ def command(settings):
     """Run the demo."""
     network_half(Path(settings.out_dir) / "networks")
     data_half(Path(settings.out_dir) / "data")
+    print(f"\nLook at {settings.out_dir}/networks/summary.png and {settings.out_dir}/data/reconstructions.png")
 
 
 def main(argv=None):

@@ -18,7 +18,9 @@ class EvaluationSettings:
 
     models: tuple[str, ...] = flags.field((), "run directories of train_compressor, separated by commas")
     labels: tuple[str, ...] = flags.field((), "what the figure calls them; default: the directories' names")
-    data: str = flags.field("mnist", "images: mnist, digits, or FILE.npz; its test set is used")
+    data: str = flags.field(
+        "", "images: mnist, digits, or FILE.npz; its test set is used; default: what the models were trained on"
+    )
     images: int = flags.field(0, "the first so many test images only; 0: all", minimum=0)
 
 
@@ -34,7 +36,7 @@ def load(settings):
     """The runs' models and the test images in the models' size.
 
     Raises:
-        InvalidArgument: no models, labels that do not fit them, or models of several image shapes.
+        InvalidArgument: no models, labels that do not fit them, or models of several image shapes or data sets.
         RunError: a directory without a model.
         DataError: images that cannot be read.
     """
@@ -45,8 +47,7 @@ def load(settings):
         raise InvalidArgument(f"--labels must be as many as --models. Received: {len(labels)}, {len(settings.models)}")
     if len(set(labels)) < len(labels):
         raise InvalidArgument(f"--labels must differ. Received: {','.join(labels)}")
-    for path in settings.models:
-        _ = runs.Run(path).config  # before the slow import
+    data = images_of(settings)  # before the slow import
     flags.import_backend_quietly()
     from tf_robustcomp.datasets.images import load_images, resized
 
@@ -60,8 +61,21 @@ def load(settings):
     height, width, _ = next(iter(models.values())).image_shape
     if height != width:
         raise InvalidArgument(f"--models must take square images. Received: {height} x {width}")
-    images = resized(load_images(settings.data).x_test[: settings.images or None], height)
+    images = resized(load_images(data).x_test[: settings.images or None], height)
     return Subjects(models, images)
+
+
+def images_of(settings):
+    """``--data``, else what the runs in ``--models`` were trained on.
+
+    Raises:
+        InvalidArgument: they were trained on different images.
+        RunError: a directory that holds no run.
+    """
+    trained = {str(runs.Run(path).config["settings"].get("data", "mnist")) for path in settings.models}
+    if settings.data or len(trained) == 1:
+        return settings.data or trained.pop()
+    raise InvalidArgument(f"--data must be given where --models were trained on several: {', '.join(sorted(trained))}")
 
 
 def cached(path, subjects, given, kind, measure):

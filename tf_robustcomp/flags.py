@@ -91,7 +91,9 @@ def parse(cls, argv):
         positional = values(["", *map(_normalised, words)])[1:]
         settings = cls(**{f.name: _read(f, values[f.name].value) for f in dataclasses.fields(cls)})
     except (absl_flags.Error, OSError, UnicodeDecodeError) as error:
-        raise InvalidArgument(" ".join(str(error).replace("flags.FLAGS", "").split())) from None
+        raise InvalidArgument(
+            " ".join(str(error).replace("flags.FLAGS", "").removeprefix("ERROR:: ").split())
+        ) from None
     given = {f.name for f in dataclasses.fields(cls) if values[f.name].present}
     _check(settings)
     return settings, given, positional

@@ -9,7 +9,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from tf_robustcomp import files, flags, runs
+from tf_robustcomp import evaluating, files, flags, runs
 from tf_robustcomp.errors import InvalidArgument
 
 COMMAND = "plot_reconstructions"
@@ -20,7 +20,11 @@ class Settings:
     """Flags of this entry point."""
 
     models: tuple[str, ...] = flags.field((), "run directories of train_compressor, separated by commas")
-    data: str = flags.field("mnist", "images: mnist, digits, or FILE.npz; the first of its test set are drawn")
+    data: str = flags.field(
+        "",
+        "images: mnist, digits, or FILE.npz; the first of its test set are drawn; default: what the models were "
+        "trained on",
+    )
     count: int = flags.field(5, "images of each kind", minimum=1, maximum=20)
     gamma: float = flags.field(1.0, "price of the attack")
     output: str = flags.field("reconstructions.png", "path of the figure")
@@ -71,6 +75,7 @@ def command(settings):
         raise InvalidArgument("--models must name at least one run directory. Received: none")
     if not 0 < settings.gamma < float("inf"):
         raise InvalidArgument(f"--gamma must be > 0. Received: {settings.gamma}")
+    data = evaluating.images_of(settings)  # before the slow import
     flags.import_backend_quietly()
     from tf_robustcomp.datasets.images import load_images, resized
 
@@ -82,7 +87,7 @@ def command(settings):
     draw(
         Path(settings.output),
         models,
-        resized(load_images(settings.data).x_test[: settings.count], side),
+        resized(load_images(data).x_test[: settings.count], side),
         settings.gamma,
     )
     print(settings.output)

@@ -93,7 +93,8 @@ def _read_archive(source):
             }
             names = _member_bytes(path, archive, NAMES_MEMBER).decode("ascii").split()
     except (tarfile.TarError, EOFError, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a whole .tar.gz archive ({error}); fetch it again") from None
+        reason = str(error).splitlines()[0].rstrip(":- ")  # the rest is what each kind of compression has to say
+        raise DataError(f"{path}: not a whole .tar.gz archive ({reason}); fetch it again") from None
     if len(names) != len(NAMES):
         raise DataError(f"{path}: {NAMES_MEMBER}: must name {len(NAMES)} classes, names {len(names)}; fetch it again")
     return {split: (_images(records), records[:, 0]) for split, records in parts.items()}, names

@@ -194,4 +194,4 @@ def test_a_failing_run_is_reported_with_the_last_lines_of_its_log(tmp_path, caps
 def test_the_executor_ray_without_ray_says_what_to_install(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ray", None)
     assert reproduce.main(["robust", "--executor=ray", f"--out={tmp_path / 'out'}"]) == 2
-    assert "pip install 'tf_robustcomp[ray]'" in capsys.readouterr().err
+    assert "pip install '.[ray]'" in capsys.readouterr().err

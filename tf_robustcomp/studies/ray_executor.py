@@ -34,7 +34,7 @@ class OnRay:
         try:
             import ray
         except ImportError:
-            raise InvalidArgument("--executor=ray needs Ray: pip install 'tf_robustcomp[ray]'") from None
+            raise InvalidArgument("--executor=ray needs Ray: pip install '.[ray]' in this package's checkout") from None
         self.ray, self.place = ray, place
         self._connect(address)
         self.environment = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"), str(max(1, int(cpus))))
