@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+from benchmarks.rows import show
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 PACKAGES = ("keras", "tensorflow", "torch", "jax", "tensorflow-model-optimization", "tf_keras", "scipy", "ray")
@@ -28,10 +30,7 @@ def main():
         began = time.perf_counter()
         rows += importlib.import_module(f"benchmarks.{name}").measure()
         print(f" {time.perf_counter() - began:.0f} s", flush=True)
-    width = max(len(row["what"]) for row in rows)
-    for row in rows:
-        goal = f"   goal {row['goal']}" if row.get("goal") else ""
-        print(f"{row['what']:<{width}}  {row['value']:>10.4g} {row['unit']}{goal}")
+    show(rows)
     import keras
 
     machine = {"cpus": os.cpu_count(), "processor": _processor(), "backend": keras.backend.backend()}

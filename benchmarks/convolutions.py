@@ -6,7 +6,7 @@ Each configuration is a process, asked in turn.
 import itertools
 import sys
 
-from benchmarks.children import Child, medians, serve
+from benchmarks.children import Child, medians, serve_steps
 from benchmarks.rows import row
 
 ONEDNN_OFF = {"TF_ENABLE_ONEDNN_OPTS": "0"}
@@ -23,29 +23,29 @@ CONFIGURATIONS = {  # name: words, environment
     "eager PyTorch, channels last": (("peer",), {}),
 }
 PEER = "eager PyTorch, channels last"
-# These do not pay, and most take a minute to compile or a second a step; `slow_convolutions` measures them.
-SLOW = (
-    *("TensorFlow, XLA", "TensorFlow, without oneDNN", "TensorFlow, 5 steps per execution"),
-    *("JAX", "Keras on PyTorch"),
-)
+# These pay for neither network; for ResNet-56, which they take minutes to begin, `slow_convolutions` measures them.
+SLOW = ("TensorFlow, XLA", "TensorFlow, without oneDNN", "JAX", "Keras on PyTorch")
 MANY, ROUNDS = 5, 2
 
 
-def measure(slow=False):
-    """Rows of all ways but the slow ones, or of the slow ones."""
+def measure():
+    return [*compare("compressor", CONFIGURATIONS), *compare("resnet", CONFIGURATIONS.keys() - set(SLOW))]
+
+
+def compare(network, names):
+    """Rows of a network's steps in the ways of these names, by PyTorch's."""
+    children = {
+        name: Child("benchmarks.convolutions", [network, *words], environment)
+        for name, (words, environment) in CONFIGURATIONS.items()
+        if name in names or name == PEER
+    }
+    seconds = medians(children, ROUNDS, MANY)
     rows = []
-    for network in ("compressor", "resnet"):
-        children = {
-            name: Child("benchmarks.convolutions", [network, *words], environment)
-            for name, (words, environment) in CONFIGURATIONS.items()
-            if name == PEER or (name in SLOW) == slow
-        }
-        seconds = medians(children, ROUNDS, MANY)
-        for name, taken in seconds.items():
-            if name != PEER:
-                value = seconds[PEER] / taken if taken else float("nan")
-                goal = ">= 1.15" if name.endswith(("default", "TensorFlow, bfloat16")) else ""
-                rows.append(row(f"step of {network}, PyTorch / {name}", value, goal=goal))
+    for name, taken in seconds.items():
+        if name != PEER:
+            value = seconds[PEER] / taken if taken else float("nan")
+            goal = ">= 1.15" if name.endswith(("default", "TensorFlow, bfloat16")) else ""
+            rows.append(row(f"step of {network}, PyTorch / {name}", value, goal=goal))
     return rows
 
 
@@ -60,9 +60,9 @@ def child(network, *words):
     if "peer" in words:
         from benchmarks import peers
 
-        serve(peers.compressor_step(images) if labels is None else peers.resnet_step(images, labels))
+        serve_steps(peers.compressor_step(images) if labels is None else peers.resnet_step(images, labels))
     else:
-        serve(_ours(images, labels, words))
+        serve_steps(_ours(images, labels, words))
 
 
 def _ours(images, labels, words):

@@ -5,7 +5,7 @@ What 10,000 images take is computed from a part of them: `benchmarks.growth` sho
 
 import numpy as np
 
-from benchmarks import peers
+from benchmarks import compressor, peers
 from benchmarks.pairs import medians
 from benchmarks.rows import row
 
@@ -15,18 +15,10 @@ IMAGES, ANGLES = 10_000, 360
 ANGLES_IMAGES = 2048  # the original's, per angle
 
 
-def measure(images=64, angles=(-100.0, 35.0)):
-    import keras
-
-    import tf_robustcomp as rc
+def measure(images=48, angles=(-100.0, 35.0)):
     from tf_robustcomp import evaluation
-    from tf_robustcomp.datasets.images import load_images, resized
 
-    data = resized(load_images("digits").x_train, 32)
-    keras.utils.set_random_seed(0)
-    model = rc.Compressor(10)
-    model.compile(keras.optimizers.Adam(1e-3, global_clipnorm=20.0))
-    model.fit(data, batch_size=64, epochs=5, verbose=0)
+    data, model = compressor.digits(), compressor.trained()
     part = data[:images]
 
     curves = {}

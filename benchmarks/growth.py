@@ -127,8 +127,8 @@ CASES = {
     "rotation curve, images": lambda size: _turned(2000 * size, 4),
     "rotation curve, angles": lambda size: _turned(2000, 4 * size),
     "bitstream there and back, images": _coded,
-    "ResNet-8 by its command, steps": lambda size: _classifier(100 * size),
-    "pruning ResNet-8 by its command, steps": lambda size: _pruned(100 * size),
+    "ResNet-8 by its command, steps": lambda size: _classifier(60 * size),
+    "pruning ResNet-8 by its command, steps": lambda size: _pruned(60 * size),
     "comparison with image codecs, images": lambda size: _compared(60 * size),
 }
 

@@ -1,4 +1,4 @@
-"""What runs in a process of its own: tfmot on tf_keras, which cannot live beside Keras 3.  Prints JSON."""
+"""What runs in a process of its own: tfmot on tf_keras, which cannot live beside Keras 3."""
 
 import json
 import os
@@ -36,13 +36,15 @@ def mobilenet(keras, side):
     )
 
 
-def main(name, side, batch_size, rounds):
+def pruned(name, side, batch_size):
+    """tfmot's side of `pruning_step`."""
     import numpy as np
     import tensorflow_model_optimization as tfmot
     import tf_keras as keras
 
-    from benchmarks.children import between_stages
-    from benchmarks.pairs import peak_megabytes, ratios, times
+    from benchmarks.children import serve
+    from benchmarks.pairs import peak_megabytes, times
+    from benchmarks.pruning_step import compared
 
     rng = np.random.default_rng(0)
     x, y = rng.random((batch_size, side, side, 3), dtype="float32"), rng.integers(0, 10, batch_size)
@@ -74,8 +76,7 @@ def main(name, side, batch_size, rounds):
     for prune in (False, True):
         steps.append(stepper(prune))
         memory.append(peak_megabytes())
-    between_stages({"first": first, "memory": memory})
-    print(json.dumps({"ratios": ratios(times(steps, rounds))}))
+    serve(lambda rounds: compared(times(steps, rounds)) if rounds else {"first": first, "memory": memory})
 
 
 def sizes(*sparsities):
@@ -111,4 +112,4 @@ def sizes(*sparsities):
 if __name__ == "__main__" and sys.argv[1] == "sizes":
     sizes(*sys.argv[2:])
 elif __name__ == "__main__":
-    main(sys.argv[1], *map(int, sys.argv[2:]))
+    pruned(sys.argv[2], *map(int, sys.argv[3:]))

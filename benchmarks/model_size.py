@@ -1,12 +1,10 @@
 """The size of ResNet-56 at several sparsities: .keras, the same deflated, tfmot's route (strip, .h5, gzip), ours."""
 
-import json
-import subprocess
-import sys
 import tempfile
 import zlib
 from pathlib import Path
 
+from benchmarks.children import answer
 from benchmarks.rows import row
 
 SPARSITIES = (0.5, 0.9)
@@ -17,9 +15,7 @@ def measure():
 
     import tf_robustcomp as rc
 
-    words = [sys.executable, "-m", "benchmarks.legacy", "sizes", *map(str, SPARSITIES)]
-    done = subprocess.run(words, check=True, capture_output=True, text=True)
-    tfmot = json.loads(done.stdout.splitlines()[-1])
+    tfmot = answer("benchmarks.legacy", ["sizes", *map(str, SPARSITIES)])
     rows = []
     keras.utils.set_random_seed(0)
     for sparsity in SPARSITIES:

@@ -9,22 +9,20 @@ is the processor's time.  Then each has the machine for itself.
 measures one network: its name, side of the images, batch size, rounds.
 """
 
-import json
 import sys
 import time
 
-from benchmarks.children import Stages, between_stages
+from benchmarks.children import Child, serve
 from benchmarks.pairs import peak_megabytes, ratios, times
-from benchmarks.rows import row
+from benchmarks.rows import row, show
 
-# Network, title, side of the images (MobileNetV2's weights are published for 96 and more), batch, rounds.
-CASES = (
-    ("resnet", "ResNet-56", 32, 128, 9),
-    ("mobilenet", "MobileNetV2", 96, 32, 9),
-)
+TITLES = {"resnet": "ResNet-56", "mobilenet": "MobileNetV2"}
+# Network, side of the images (MobileNetV2's weights are published for 96 and more), batch, rounds.
+CASES = (("resnet", 32, 128, 9), ("mobilenet", 96, 32, 9))
 
 
-def ours(name, side, batch_size, rounds):
+def ours(name, side, batch_size):
+    """Answer, for no rounds, what it took to begin, and for some, what their steps took; so does `legacy.pruned`."""
     import keras
     import numpy as np
 
@@ -44,19 +42,24 @@ def ours(name, side, batch_size, rounds):
         first.append(time.process_time() - began)
         memory.append(peak_megabytes())
         steps.append(lambda model=model: float(model.train_on_batch(x, y)))
-    between_stages({"first": first, "memory": memory})
-    taken = times(steps, rounds)
-    print(json.dumps({"ratios": ratios(taken), "dense": min(taken[0])}))
+    serve(lambda rounds: compared(times(steps, rounds)) if rounds else {"first": first, "memory": memory})
 
 
-def measure():
+def compared(taken):
+    """Of the seconds of dense and of pruned steps, round by round."""
+    return {"ratios": ratios(taken), "dense": min(taken[0])}
+
+
+def measure(cases=CASES):
     rows = []
-    for name, title, side, batch_size, rounds in CASES:
-        words = [name, str(side), str(batch_size), str(rounds)]
-        libraries = [Stages(module, words) for module in ("benchmarks.pruning_step", "benchmarks.legacy")]
-        started = [library.answer() for library in libraries]
-        mine, peer = (start | library.last() for start, library in zip(started, libraries, strict=True))
-        rows += _rows(title, batch_size, mine, peer)
+    for name, side, batch_size, rounds in cases:
+        words = ["serve", name, str(side), str(batch_size)]
+        libraries = [Child(module, words) for module in ("benchmarks.pruning_step", "benchmarks.legacy")]
+        started = [library.ask(0) for library in libraries]
+        mine, peer = (start | library.ask(rounds) for start, library in zip(started, libraries, strict=True))
+        for library in libraries:
+            library.close()
+        rows += _rows(TITLES[name], batch_size, mine, peer)
     return rows
 
 
@@ -73,5 +76,7 @@ def _rows(title, batch_size, mine, peer):
     return [one | {"what": f"{one['what']}, {title}"} for one in rows]
 
 
-if __name__ == "__main__":
-    ours(sys.argv[1], *map(int, sys.argv[2:]))
+if __name__ == "__main__" and sys.argv[1] == "serve":
+    ours(sys.argv[2], *map(int, sys.argv[3:]))
+elif __name__ == "__main__":
+    show(measure([(sys.argv[1], *map(int, sys.argv[2:]))]))

@@ -1,24 +1,19 @@
 """The worst angle of a batch: RotationSearch against scipy's differential evolution as the paper has it."""
 
+from benchmarks import compressor
 from benchmarks.pairs import medians
 from benchmarks.rows import row
 
 
 def measure(batch_size=128, batches=4):
-    import keras
     import numpy as np
     from scipy.optimize import differential_evolution
 
     import tf_robustcomp as rc
     from tf_robustcomp.adversaries import rotate
-    from tf_robustcomp.datasets.images import load_images, resized
     from tf_robustcomp.evaluation import subjects
 
-    keras.utils.set_random_seed(0)
-    images = resized(load_images("digits").x_train[: batch_size * batches], 32)
-    model = rc.Compressor(10, width=64)
-    model.compile(keras.optimizers.Adam(2e-3, global_clipnorm=20.0))
-    model.fit(images, batch_size=64, epochs=8, verbose=0)
+    images, model = compressor.digits()[: batch_size * batches], compressor.trained()
     score = subjects.measurer(model, 1, rotate)
     search = rc.RotationSearch()
     evaluations, shares = [], []

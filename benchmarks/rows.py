@@ -1,4 +1,4 @@
-"""A line of the benchmarks' table."""
+"""The benchmarks' table, a row at a time."""
 
 
 def row(what, value, unit="", goal=""):
@@ -11,3 +11,11 @@ def row(what, value, unit="", goal=""):
         goal: it is to be met, such as ">= 1", if there is one.
     """
     return {"what": what, "value": float(value), "unit": unit, "goal": goal}
+
+
+def show(rows):
+    """Print rows as one table."""
+    width = max(len(row["what"]) for row in rows)
+    for row in rows:
+        goal = f"   goal {row['goal']}" if row["goal"] else ""
+        print(f"{row['what']:<{width}}  {row['value']:>10.4g} {row['unit']}{goal}")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.rows import row
 
-RUNS = 3
+RUNS = 2
 GPU_HOURS_A_SEED = 12.5  # published, of a V100
 SEEDS = 10
 GPUS = (8, 64, 512)

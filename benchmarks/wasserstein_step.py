@@ -2,12 +2,13 @@
 
 import numpy as np
 
-from benchmarks import peers
+from benchmarks import compressor, peers
+from benchmarks.compressor import BATCH
 from benchmarks.pairs import medians
 from benchmarks.rows import row
 
 GAMMAS = (0.36, 1.0, 1.5)
-BATCH, BATCHES = 64, 2
+BATCHES = 2
 FAST = {"steps": 10, "method": "adaptive", "restarts": 0}
 
 
@@ -15,31 +16,10 @@ def measure(rounds=2):
     import keras
 
     import tf_robustcomp as rc
-    from tf_robustcomp.datasets.images import load_images, resized
 
-    images = resized(load_images("digits").x_train, 32)
-    standard = _trained(rc, keras, images, None)
-    robust = _trained(rc, keras, images, rc.WassersteinBall(gamma=1.0, steps=5), standard)
-    models = {"standard": standard, "robust": robust}
-    rows = []
-    for gamma in GAMMAS:
-        rows += _compare(rc, keras, models, gamma, images, rounds)
-    return rows
-
-
-def _trained(rc, keras, images, adversary, start=None):
-    keras.utils.set_random_seed(0)
-    model = rc.Compressor(10)
-    if start is not None:
-        model.set_weights(start.get_weights())
-    _compile(model, keras.optimizers.Adam(1e-3, global_clipnorm=20.0), adversary)
-    model.fit(images, batch_size=BATCH, epochs=1 if adversary else 5, verbose=0)
-    return model
-
-
-def _compile(model, optimizer, adversary):
-    model.compile(optimizer, adversary=adversary)
-    optimizer.build(model.trainable_variables)  # before the step, which TensorFlow else traces twice
+    standard = compressor.trained()
+    models = {"standard": standard, "robust": compressor.robust(standard)}
+    return [row for gamma in GAMMAS for row in _compare(rc, keras, models, gamma, compressor.digits(), rounds)]
 
 
 def _compare(rc, keras, models, gamma, images, rounds):
@@ -49,7 +29,9 @@ def _compare(rc, keras, models, gamma, images, rounds):
     judge, copies = rc.Compressor(10), []
     for adversary, policy in ((fast, "mixed_bfloat16"), (half, "float32"), (published, "float32")):
         copies.append(rc.Compressor(10, dtype=policy))
-        _compile(copies[-1], keras.optimizers.Adam(1e-9), adversary)
+        optimizer = keras.optimizers.Adam(1e-9)
+        copies[-1].compile(optimizer, adversary=adversary)
+        optimizer.build(copies[-1].trainable_variables)
     batch = images[:BATCH]
 
     def reached(adversary, attacked):
