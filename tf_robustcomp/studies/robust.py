@@ -146,8 +146,8 @@ def _from_standard(shared, runs, stages, warmup):
         run("wass_ball-0.36", {**ATTACK, "gamma": 0.36}),
         run("wass_ball-1-converged", {**ATTACK, "gamma": 1, **adaptive}),
         run("worst_angle", {"adversary": "rotation_search", "batch-size": 128}),
-        *(staged(*pair) for pair in stages),
         run("angle_prediction", {"model": "rotation_aligned"}, shared | first),
+        *(staged(*pair) for pair in stages),
     )
 
 
