@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import keras
 import numpy as np
 import pytest
 
@@ -40,12 +41,26 @@ def study(tmp_path_factory):
 def test_run_makes_the_published_directories_and_passes_over_what_has_finished(study, capsys):
     folder, flags = study
     names = {path.name for path in folder.iterdir()}
-    assert names == {f"out-{p}{s}" for p, s in ()} | {
+    assert names == {
         *("out-0", "out-prune-0-5", "out-prune-0-9"),
         *("out-30", "out-prune-30-5", "out-prune-30-9"),
     }
     assert run.main(["train", "0.3", "8", *flags]) == 0
     assert capsys.readouterr().out.count("has finished") == 3
+
+
+@pytest.mark.parametrize(("momentum", "said"), [(0.9, "28% of batch norm's moving statistics"), (0.5, None)])
+def test_a_run_too_short_for_its_batch_norm_is_told_so(momentum, said, tmp_path, capsys):
+    words = [*SMALL, f"--bn-momentum={momentum}", "--max-steps=12", *RATES, f"--train-dir={tmp_path / 'run'}"]
+    assert train_resnet_random.main(["train", *words]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "moving statistics" in line]
+    assert len(lines) == (said is not None) and all(said in line for line in lines)
+    norm = keras.layers.BatchNormalization(momentum=momentum)  # begins with a variance of 1
+    for _ in range(12):
+        norm(np.zeros((4, 1), "float32"), training=True)
+    left = float(norm.moving_variance[0])
+    assert said is None or said.startswith(f"{left:.0%} ")
+    assert (said is not None) == (left > train_resnet_random.LAGGING)
 
 
 def test_evaluation_agrees_with_a_computation_from_the_logits(study):

@@ -60,7 +60,8 @@ def draw(path, models, clean, gamma=1.0):
             axis.imshow(picture.mean(axis=-1), cmap="gray", vmin=0, vmax=1)
             axis.set(xticks=[], yticks=[])
             if name != "original":
-                axis.set_xlabel(f"{np.sum((picture - original) ** 2):.0f}", fontsize=7, labelpad=1)
+                what = "distortion " if axis is axis_row[0] else ""
+                axis.set_xlabel(f"{what}{np.sum((picture - original) ** 2):.0f}", fontsize=7, labelpad=1)
         axis_row[0].set_ylabel(name, fontsize=9)
     for first, title in zip(range(0, 3 * count, count), ("clean", "rotated", f"worst case of {attacked}"), strict=True):
         axes[0, first + count // 2].set_title(title, fontsize=10)

@@ -153,7 +153,7 @@ def draw(path, rows):
         axis.set(title=title, xlabel="target sparsity", ylabel="accuracy", ylim=(-0.02, 1.04))
         axis.axhline(0.1, color="grey", linewidth=0.8, linestyle=":", label="chance")
         axis.grid(alpha=0.3)
-        axis.legend(title="random labels (unpruned)", fontsize=8, title_fontsize=8, loc="best")
+        axis.legend(title="random labels (accuracy\nbefore pruning)", fontsize=8, title_fontsize=8, loc="best")
     targets = sorted({row["target_sparsity"] for row in rows if row["target_sparsity"]})
     axes[0].set_xticks(targets)
     with files.replacing(path) as temporary:

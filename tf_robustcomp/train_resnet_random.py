@@ -14,6 +14,7 @@ from tf_robustcomp.errors import InvalidArgument
 from tf_robustcomp.studies import sweep
 
 COMMAND = "train_resnet_random"
+LAGGING = 0.05  # share of the start in batch norm's moving statistics from which a run is told of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,12 +67,24 @@ def _build(settings, image_shape):
     from tf_robustcomp.classifiers import resnet_v2
     from tf_robustcomp.training import stepwise
 
+    _say_what_lags(settings)
     keras.utils.set_random_seed(settings.seed)
     rate = stepwise(settings.boundaries, settings.learning_rates)
     optimizer = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True)
     return randomisation.compile_classifier(
         resnet_v2(settings.model_size, image_shape, bn_momentum=settings.bn_momentum), optimizer, settings
     )
+
+
+def _say_what_lags(settings):
+    """A line where evaluation, which uses batch norm's moving statistics, would see much of their start in them."""
+    left = settings.bn_momentum**settings.max_steps
+    if left > LAGGING:
+        print(
+            f"--bn-momentum={settings.bn_momentum:g}: {left:.0%} of batch norm's moving statistics, which `eval` uses, "
+            f"will be of the start after {settings.max_steps} steps; lower it for a run so short",
+            flush=True,
+        )
 
 
 def _learning_rate(model):

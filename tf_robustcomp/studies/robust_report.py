@@ -9,6 +9,7 @@ from tf_robustcomp import evaluating
 from tf_robustcomp.studies import report
 
 RHO = 24  # at which worst cases are compared, of images of 32 x 32
+REACH = 2.5  # times that, how far the figures go
 
 # MNIST test set, as read from the original notebooks' saved outputs.
 PUBLISHED_CLEAN = {
@@ -75,7 +76,9 @@ def text(folder, tasks, heading):
     }
     side = next(task.flags["side"] for task in tasks if task.entry == "train_compressor")
     rho, published = RHO * (side / 32) ** 2, side == 32  # the published figures are of MNIST in 32 x 32
-    _draw_published(paper, folder / "figures/published", published)
+    crosses, known = (CROSSES, PUBLISHED_WORST) if published else ("", {})
+    _draw_near(converged, folder / "figures/worst_case_near", "worst case by converged attacks", REACH * rho)
+    _draw_near(paper, folder / "figures/published", f"worst case by 15 steps{crosses}", REACH * rho, known)
     return "\n".join(
         [
             f"# Robust learned compression\n\n{heading}\n",
@@ -85,8 +88,9 @@ def text(folder, tasks, heading):
             "## Worst case over a Wasserstein ball\n",
             f"At rho {rho:g}, from the concave envelope of the attacked points: what they prove about the ball.\n",
             _worst(converged, paper, rho),
-            "By attacks that go on until they gain no more:\n\n![Worst case](figures/worst_case.png)\n",
-            f"By the published 15 steps{CROSSES * published}:\n\n![15 steps](figures/published.png)\n",
+            "By attacks that go on until they gain no more (`figures/worst_case.png` has all radii):\n",
+            "![Worst case](figures/worst_case_near.png)\n",
+            f"By the published 15 steps{crosses}:\n\n![15 steps](figures/published.png)\n",
             "## Turned images\n",
             _turned(turned, published),
             "![Turned images](figures/rotations.png)\n",
@@ -150,14 +154,15 @@ def _turned(curve, published):
     return report.table(header, rows)
 
 
-def _draw_published(curve, prefix, published):
+def _draw_near(curve, prefix, title, reach, published=()):
+    """The figure up to a radius, beyond which worst cases are of images that are noise; ``published``: crosses."""
     from tf_robustcomp.evaluation import figures
 
     axes = curve.plot()
-    limits = axes.get_xlim(), axes.get_ylim()
     colours = {line.get_label(): line.get_color() for line in axes.get_lines()}
-    for label, points in PUBLISHED_WORST.items():
-        if published and label in curve.lines():
-            axes.plot(*zip(*points, strict=True), "x", color=colours[label])
-    axes.set(xlim=limits[0], ylim=limits[1], title=f"worst case by 15 steps{CROSSES * published}")
+    for label in curve.lines():
+        if label in published:
+            axes.plot(*zip(*published[label], strict=True), "x", color=colours[label])
+    highest = max(float(curve.at(reach, label)) for label in curve.lines())
+    axes.set(xlim=(-0.02 * reach, reach), ylim=(0, 1.02 * highest), title=title)
     figures.save(axes.figure, prefix)
