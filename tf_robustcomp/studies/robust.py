@@ -1,7 +1,7 @@
 """The runs of "Out-of-Distribution Robustness in Deep Learning Compression" (arXiv 2110.07007), at three scales.
 
-``paper``: the published settings to the letter, as in ``flags_configs/``.  ``laptop``: about two hours on two cores; the
-standard compressor is trained first and the others start from it.  ``smoke``: minutes, on the embedded digits.
+``paper``: the published settings to the letter, as in ``flags_configs/``.  ``laptop``: about two hours on two cores;
+the standard compressor is trained first and the others start from it.  ``smoke``: minutes, on the embedded digits.
 """
 
 from tf_robustcomp.studies.task import Task
