@@ -39,8 +39,12 @@ def command(settings, study):
     source = settings.data if study == "robust" else settings.dataset
     is_file = settings.scale != "smoke" and bool(Path(source).suffix)
     if is_file and not Path(source).is_file():
-        flag = "--data" if study == "robust" else "--dataset"
-        raise InvalidArgument(f"{flag} {source}: no such file (tools/download_and_convert_cifar10.py makes CIFAR-10's)")
+        flag, remedy = (
+            ("--data", "`--data mnist` downloads it")
+            if study == "robust"
+            else ("--dataset", "tools/download_and_convert_cifar10.py makes CIFAR-10's")
+        )
+        raise InvalidArgument(f"{flag} {source}: no such file ({remedy})")
     place = places.at(settings.out)
     make = robust.tasks if study == "robust" else randomisation.tasks
     with place.held():
