@@ -9,7 +9,7 @@ from benchmarks.rows import row
 
 GAMMAS = (0.36, 1.0, 1.5)
 BATCHES = 2
-FAST = {"steps": 10, "method": "adaptive", "restarts": 0}
+FAST = {"steps": 8, "method": "adaptive", "restarts": 0}
 
 
 def measure(rounds=2):

@@ -61,6 +61,46 @@ def test_the_adaptive_method_beats_the_steps_of_the_paper_on_a_rough_objective()
     assert float(ops.mean(adaptive.objective)) > 1.02 * float(ops.mean(paper.objective))
 
 
+@pytest.mark.parametrize("gamma", [0.4, 0.7, 1.3])
+@pytest.mark.parametrize("steps", [8, 10, 11])
+def test_adaptive_steps_equal_a_calculation_image_by_image(gamma, steps):
+    """Ten evaluations and less climb by the sure length, more explore by Barzilai and Borwein's."""
+    points, values = zip(*(adaptive_by_hand(x, gamma, steps) for x in IMAGES.reshape(-1, 4).astype("float64")))
+    result = WassersteinBall(gamma, steps, method="adaptive", restarts=0).attack(toy, IMAGES)
+    np.testing.assert_allclose(ops.convert_to_numpy(result.x).reshape(-1, 4), points, atol=1e-3)
+    np.testing.assert_allclose(ops.convert_to_numpy(result.objective), values, rtol=1e-3, atol=1e-4)
+
+
+def adaptive_by_hand(clean, gamma, steps):
+    """Best point and its objective, for one row of four pixels."""
+    first, momentum, growth = (2.0, 0.4, 1.5) if steps <= 10 else (3.0, 0.3, 2.0)
+
+    def evaluated(x):
+        value, gradient = objective_by_hand(x[None], clean[None], gamma)
+        return value[0], gradient[0]
+
+    value, gradient = evaluated(clean)
+    here, best, length, move, losses = clean, (value, clean, gradient), first, 0.0, 0
+    for _ in range(steps - 1):
+        there = np.clip(here + length * gradient + momentum * move, 0, 1)
+        value, after = evaluated(there)
+        move, change = there - here, after - gradient
+        if move @ change > 0:
+            length *= growth
+        elif steps <= 10:
+            length = 1.25 * np.linalg.norm(move) / np.sqrt(change @ change + 1e-9)
+        else:
+            length = move @ move / (abs(move @ change) + 1e-9)
+        losses = 0 if value > best[0] else losses + 1
+        best = max(best, (value, there, after), key=lambda found: found[0])
+        here, gradient = there, after
+        if losses == 5:
+            _, here, gradient = best
+            move, length, losses = 0.0, 0.3 * length, 0
+        length = np.clip(length, 0.01, 20)
+    return best[1], best[0]
+
+
 def test_more_restarts_never_lose():
     means = [
         float(ops.mean(WassersteinBall(1.5, 8, method="adaptive", restarts=k).attack(toy, IMAGES).objective))
