@@ -23,21 +23,17 @@ CONFIGURATIONS = {  # name: words, environment
     "eager PyTorch, channels last": (("peer",), {}),
 }
 PEER = "eager PyTorch, channels last"
-# These pay for neither network; for ResNet-56, which they take minutes to begin, `slow_convolutions` measures them.
-SLOW = ("TensorFlow, XLA", "TensorFlow, without oneDNN", "JAX", "Keras on PyTorch")
 MANY, ROUNDS = 5, 2
 
 
 def measure():
-    return [*compare("compressor", CONFIGURATIONS), *compare("resnet", CONFIGURATIONS.keys() - set(SLOW))]
+    return [*_compared("compressor"), *_compared("resnet")]
 
 
-def compare(network, names):
-    """Rows of a network's steps in the ways of these names, by PyTorch's."""
+def _compared(network):
     children = {
         name: Child("benchmarks.convolutions", [network, *words], environment)
         for name, (words, environment) in CONFIGURATIONS.items()
-        if name in names or name == PEER
     }
     seconds = medians(children, ROUNDS, MANY)
     rows = []

@@ -4,6 +4,7 @@
 
 Exponents are slopes of a line through the logarithms, by least squares.  Time is that of the work itself, without
 imports and tracing; memory is the process's peak, libraries included.
+Commands include their start but for imports.
 An exponent of 1 is linear, 0 is flat.  Networks are narrow, so that what is beside them is seen.
 """
 
@@ -19,8 +20,9 @@ from benchmarks.rows import row
 
 SIZES = (1, 2, 4)
 SIDE, LATENTS, WIDTH = 32, 10, 16
-CLASSIFIER = ("--dataset=digits", "--model-size=8", "--max-steps")
-SCHEDULE = ("--learning-rates=0.1", "--boundaries=")
+SIDES = {1: 32, 2: 48, 4: 64}  # with 1, 2.25 and 4 times the pixels; the one between has no part in the slope
+CLASSIFIER = ("--model-size=8", "--batch-size=64", "--learning-rates=0.1", "--boundaries=")
+PRUNED = ("--model-size=8", "--batch-size=64", "--target-sparsity=0.9")
 
 
 def measure():
@@ -98,38 +100,117 @@ def _called(entry, *words):
     assert importlib.import_module(f"tf_robustcomp.{entry}").main([str(word) for word in words]) == 0
 
 
-def _classifier(steps):
-    folder = tempfile.mkdtemp()
-    return lambda: _called("train_resnet_random", "train", *CLASSIFIER, steps, *SCHEDULE, f"--train-dir={folder}/run")
+def _labelled(folder, count, side, channels=3):
+    """A .npz file of so many images for training and a fifth as many for a test."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split, images in (("train", count), ("test", count // 5)):
+        arrays[f"x_{split}"] = rng.integers(0, 256, (images, side, side, channels), dtype="uint8")
+        arrays[f"y_{split}"] = rng.integers(0, 10, images)
+    np.savez(f"{folder}/images.npz", **arrays)
+    return f"--dataset={folder}/images.npz"
 
 
-def _pruned(steps):
+def _classifier(action="train", steps=20, images=1000, side=SIDE):
     folder = tempfile.mkdtemp()
-    _called("train_resnet_random", "train", *CLASSIFIER, 1, *SCHEDULE, f"--train-dir={folder}/dense")
-    words = (*CLASSIFIER, steps, f"--warm-start={folder}/dense", f"--train-dir={folder}/run", "--target-sparsity=0.9")
+    words = (_labelled(folder, images, side), *CLASSIFIER, f"--train-dir={folder}/run")
+    if action == "eval":
+        _called("train_resnet_random", "train", *words, "--max-steps=1")
+        return lambda: _called("train_resnet_random", "eval", *words, "--max-steps=1")
+    return lambda: _called("train_resnet_random", "train", *words, f"--max-steps={steps}")
+
+
+def _pruned(steps=20, images=1000, side=SIDE):
+    folder = tempfile.mkdtemp()
+    data = _labelled(folder, images, side)
+    _called("train_resnet_random", "train", data, *CLASSIFIER, "--max-steps=1", f"--train-dir={folder}/dense")
+    words = (data, *PRUNED, f"--max-steps={steps}", f"--warm-start={folder}/dense", f"--train-dir={folder}/run")
     return lambda: _called("prune_resnet_dns", "train", *words)
+
+
+def _trained_compressor(folder, side=SIDE):
+    data = f"--data={_labelled(folder, 320, side, channels=1).split('=')[1]}"
+    words = (data, f"--width={WIDTH}", f"--side={side}", "--epochs=0.2", f"--train-dir={folder}/code")
+    _called("train_compressor", "train", *words)
+    return f"--models={folder}/code"
 
 
 def _compared(images):
     folder = tempfile.mkdtemp()
-    small = ("--data=digits", f"--width={WIDTH}", f"--side={SIDE}", "--epochs=0.1")
-    _called("train_compressor", "train", *small, f"--train-dir={folder}/code")
-    words = (f"--models={folder}/code", "--data=digits", f"--images={images}")
-    return lambda: _called("compare_codecs", *words, f"--output={folder}/compared")
+    words = (_trained_compressor(folder), "--data=digits", f"--images={images}", f"--output={folder}/compared")
+    return lambda: _called("compare_codecs", *words)
+
+
+def _reconstructions(count=5, side=SIDE):
+    folder = tempfile.mkdtemp()
+    words = (_trained_compressor(folder, side), f"--count={count}", f"--output={folder}/picture.png")
+    return lambda: _called("plot_reconstructions", *words)
+
+
+def _summary(pruned):
+    """A summary of so many copies of one evaluated pruning."""
+    import shutil
+    from pathlib import Path
+
+    folder = Path(tempfile.mkdtemp())
+    data = _labelled(folder, 100, 8)
+    _called("train_resnet_random", "train", data, *CLASSIFIER, "--max-steps=1", f"--train-dir={folder}/dense")
+    words = (data, *PRUNED, "--max-steps=1", f"--warm-start={folder}/dense", f"--train-dir={folder}/runs/0")
+    for action in ("train", "eval"):
+        _called("prune_resnet_dns", action, *words)
+    for number in range(1, pruned):
+        shutil.copytree(folder / "runs/0", folder / f"runs/{number}")
+    return lambda: _called("plot_summary", folder / "runs", f"--output={folder}/summary")
+
+
+def _converted(images):
+    """The archive of CIFAR-10 with so many records in each of its six parts."""
+    import importlib.util
+    import io
+    import tarfile
+    from pathlib import Path
+
+    import numpy as np
+
+    path = Path(__file__).parents[1] / "tools/download_and_convert_cifar10.py"
+    specification = importlib.util.spec_from_file_location("converter", path)
+    converter = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(converter)
+    records = np.random.default_rng(0).integers(0, 10, (images, converter.RECORD_BYTES), dtype="uint8").tobytes()
+    parts = dict.fromkeys((*converter.TRAIN_MEMBERS, *converter.TEST_MEMBERS), records)
+    folder = tempfile.mkdtemp()
+    with tarfile.open(f"{folder}/cifar.tar.gz", "w:gz", compresslevel=1) as archive:
+        for name, data in (parts | {converter.NAMES_MEMBER: "\n".join(converter.NAMES).encode()}).items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    words = [f"--source={folder}/cifar.tar.gz", f"--out-dir={folder}/data"]
+    return lambda: converter.main(words)
 
 
 CASES = {
     "min-max training, steps": lambda size: _training(size),
     "min-max training, images of an epoch": lambda size: _training(1, 10 * size, 640 * size),
-    "min-max training, pixels of an image": lambda size: _training(1, side={1: 32, 2: 48, 4: 64}[size]),
+    "min-max training, pixels of an image": lambda size: _training(1, side=SIDES[size]),
     "min-max training, latents": lambda size: _training(1, latents=10 * size),
     "worst case, images": _worst_case,
     "rotation curve, images": lambda size: _turned(2000 * size, 4),
     "rotation curve, angles": lambda size: _turned(2000, 4 * size),
     "bitstream there and back, images": _coded,
-    "ResNet-8 by its command, steps": lambda size: _classifier(60 * size),
-    "pruning ResNet-8 by its command, steps": lambda size: _pruned(60 * size),
+    "ResNet-8, steps": lambda size: _classifier(steps=20 * size),
+    "ResNet-8, images at the same steps": lambda size: _classifier(images=5000 * size),
+    "ResNet-8, pixels of an image": lambda size: _classifier(side=SIDES[size]),
+    "evaluation of ResNet-8, images": lambda size: _classifier("eval", images=2000 * size),
+    "pruning ResNet-8, steps": lambda size: _pruned(steps=20 * size),
+    "pruning ResNet-8, images at the same steps": lambda size: _pruned(images=5000 * size),
+    "pruning ResNet-8, pixels of an image": lambda size: _pruned(side=SIDES[size]),
     "comparison with image codecs, images": lambda size: _compared(60 * size),
+    "plot of reconstructions, images": lambda size: _reconstructions(5 * size),
+    "plot of reconstructions, pixels of an image": lambda size: _reconstructions(side=SIDES[size]),
+    "summary of prunings, runs": lambda size: _summary(10 * size),
+    "conversion of CIFAR-10, images": lambda size: _converted(1000 * size),
 }
 
 

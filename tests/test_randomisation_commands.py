@@ -160,6 +160,16 @@ def test_the_summary_gives_means_and_ranges_over_seeds(study, tmp_path, capsys):
     )
 
 
+@pytest.mark.parametrize("seeds", [3, 6, 20])
+def test_the_summary_of_seeds_that_agree_is_their_accuracy(seeds, tmp_path):
+    """A mean that rounding takes out of the range of its values would draw a bar of negative length."""
+    for accuracy in np.random.default_rng(seeds).random(50).tolist():
+        result = plot_summary.Result(0.3, 0.9, accuracy, accuracy, accuracy, accuracy)
+        (row,) = table = plot_summary.summarise(seeds * [result])
+        assert {row["train_accuracy"], row["test_accuracy"], row["sparsity"]} == {accuracy}
+    plot_summary.draw(tmp_path / "figure.png", table)
+
+
 def entry_point(name, *words):
     return [sys.executable, "-m", f"tf_robustcomp.{name}", *words]
 

@@ -8,6 +8,7 @@ Reads the evaluated run directories in the DIRECTORIES (default: the present one
 import csv
 import dataclasses
 import json
+import statistics
 import sys
 from pathlib import Path
 
@@ -116,10 +117,10 @@ def summarise(results):
             proportion,
             target,
             len(group),
-            _mean([result.sparsity for result in group]),
-            *(_mean(train), min(train), max(train)),
-            _mean([result.train_top5_recall for result in group]),
-            *((_mean(test), min(test), max(test)) if test else ("", "", "")),
+            statistics.mean([result.sparsity for result in group]),
+            *(statistics.mean(train), min(train), max(train)),
+            statistics.mean([result.train_top5_recall for result in group]),
+            *((statistics.mean(test), min(test), max(test)) if test else ("", "", "")),
         )
         rows.append(dict(zip(COLUMNS, values, strict=True)))
     return rows
@@ -194,10 +195,6 @@ def command(settings, *roots):
     draw(figure, rows)
     print_table(rows)
     print(f"{figure}\n{table}")
-
-
-def _mean(values):
-    return sum(values) / len(values)
 
 
 def main(argv=None):
