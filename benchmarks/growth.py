@@ -216,10 +216,11 @@ CASES = {
 
 def timed(case, size):
     """Seconds and megabytes of one case at one size."""
-    run = CASES[case](size)
-    began = time.perf_counter()
-    run()
-    return {"seconds": time.perf_counter() - began, "megabytes": peak_megabytes()}
+    with tempfile.TemporaryDirectory() as tempfile.tempdir:  # all that a case makes is in it, and goes with it
+        run = CASES[case](size)
+        began = time.perf_counter()
+        run()
+        return {"seconds": time.perf_counter() - began, "megabytes": peak_megabytes()}
 
 
 def main():

@@ -65,7 +65,8 @@ def test_the_adaptive_method_beats_the_steps_of_the_paper_on_a_rough_objective()
 @pytest.mark.parametrize("steps", [8, 10, 11])
 def test_adaptive_steps_equal_a_calculation_image_by_image(gamma, steps):
     """Ten evaluations and less climb by the sure length, more explore by Barzilai and Borwein's."""
-    points, values = zip(*(adaptive_by_hand(x, gamma, steps) for x in IMAGES.reshape(-1, 4).astype("float64")))
+    found = [adaptive_by_hand(x, gamma, steps) for x in IMAGES.reshape(-1, 4).astype("float64")]
+    points, values = zip(*found, strict=True)
     result = WassersteinBall(gamma, steps, method="adaptive", restarts=0).attack(toy, IMAGES)
     np.testing.assert_allclose(ops.convert_to_numpy(result.x).reshape(-1, 4), points, atol=1e-3)
     np.testing.assert_allclose(ops.convert_to_numpy(result.objective), values, rtol=1e-3, atol=1e-4)

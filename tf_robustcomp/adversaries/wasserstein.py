@@ -153,12 +153,12 @@ class WassersteinBall(Adversary):
 
 
 def _barzilai_borwein(moved, turned):
-    """|moved|^2 / |moved . turned| (Barzilai and Borwein 1988): long where the objective is flat along the last move."""
+    """|moved|^2 / |moved . turned| (Barzilai and Borwein 1988): long where the objective hardly bends on the way."""
     return _squares(moved) / (ops.abs(_dot(moved, turned)) + 1e-9)
 
 
 def _sure(moved, turned):
-    """1.25 |moved| / |turned|, the mean of both of Barzilai and Borwein's (Dai, Al-Baali, Yang 2015), a little longer."""
+    """1.25 |moved| / |turned|: the geometric mean of both of their lengths (Dai, Al-Baali, Yang 2015), stretched."""
     return 1.25 * ops.sqrt(_squares(moved) / (_squares(turned) + 1e-9))
 
 
