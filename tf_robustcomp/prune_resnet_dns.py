@@ -98,7 +98,7 @@ def _build(settings, image_shape):
     model = resnet_v2(
         settings.model_size, image_shape, bn_momentum=settings.bn_momentum
     )  # anew, so that precision and devices are those of this run
-    model.set_weights(runs.Run(settings.warm_start).load_model().get_weights())
+    runs.Run(settings.warm_start).load_model(model.load_weights)
     decay = keras.optimizers.schedules.InverseTimeDecay
     rate = decay(settings.learning_rate, settings.learning_rate_decay_steps, decay_rate=0.1)
     optimizer = DNS(

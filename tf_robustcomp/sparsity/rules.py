@@ -1,6 +1,5 @@
 """Which weights go: the pruning rules, each a subclass of `PruningOptimizer` with one hook."""
 
-import functools
 import math
 
 import keras
@@ -177,30 +176,39 @@ class DNS(_Seeded):
 
     def surgery(self, weights, mask, threshold, moment):
         """Cut below the band, splice above it, keep within."""
+        threshold = ops.cast(threshold, "float32")
         operate = ops.logical_and(moment.active, moment.draw < self._probability(moment.step))
-        return ops.cond(  # the more steps go by, the fewer kernels are operated, and what is not costs nothing
-            ops.logical_or(operate, moment.update_now),
-            lambda: self._operated(weights, mask, threshold, moment, operate),
-            lambda: (mask, ops.cast(threshold, "float32")),
+        # The more steps go by, the fewer kernels are operated, and what is not costs nothing.
+        branch = ops.where(moment.update_now, 2, ops.where(operate, 1, 0))
+        return ops.switch(
+            branch,
+            [
+                lambda: (mask, threshold),
+                lambda: (self._operated(weights, mask, threshold, moment), threshold),
+                lambda: self._updated(weights, mask, threshold, moment, operate),
+            ],
         )
 
-    def _operated(self, weights, mask, threshold, moment, operate):
-        if isinstance(self.pattern, NM):  # no threshold: weights are compared within their group
-            return self.pattern.select(self.scores(weights, mask, moment), moment.sparsity), threshold
+    def _operated(self, weights, mask, threshold, moment):
+        if isinstance(self.pattern, NM):
+            return self.pattern.select(self.scores(weights, mask, moment), moment.sparsity)
         units, in_use = self.pattern.pool(ops.abs(weights)), self.pattern.pool_mask(mask)
-        threshold = ops.cond(
-            moment.update_now,
-            lambda: self._threshold(units, in_use, moment),
-            lambda: ops.cast(threshold, "float32"),
-        )
-        spliced = ops.logical_or(in_use, units >= (1.0 + self.band) * threshold)
-        operated = ops.logical_and(spliced, units > (1.0 - self.band) * threshold)
+        return self.pattern.expand(self._within_band(units, in_use, threshold), weights.shape)
+
+    def _updated(self, weights, mask, threshold, moment, operate):
+        if isinstance(self.pattern, NM):  # no threshold: weights are compared within their group
+            return self._operated(weights, mask, threshold, moment), threshold
+        units, in_use = self.pattern.pool(ops.abs(weights)), self.pattern.pool_mask(mask)
+        threshold = self._threshold(units, in_use, moment)
         if self.exact:  # by rank, which parts equal magnitudes too
-            ranked = functools.partial(self._ranked, units, in_use, moment)
-            operated = ops.cond(moment.update_now, ranked, lambda: operated)
+            kept = self._ranked(units, in_use, moment)
         else:
-            operated = ops.where(operate, operated, in_use)
-        return self.pattern.expand(operated, weights.shape), threshold
+            kept = ops.where(operate, self._within_band(units, in_use, threshold), in_use)
+        return self.pattern.expand(kept, weights.shape), threshold
+
+    def _within_band(self, units, in_use, threshold):
+        spliced = ops.logical_or(in_use, units >= (1.0 + self.band) * threshold)
+        return ops.logical_and(spliced, units > (1.0 - self.band) * threshold)
 
     def _ranked(self, units, in_use, moment):
         order = ops.argsort(ops.argsort(self.scores(units, in_use, moment)))
