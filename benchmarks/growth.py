@@ -3,8 +3,7 @@
     python -m benchmarks growth
 
 Exponents are slopes of a line through the logarithms, by least squares.  Time is that of the work itself, without
-imports and tracing; memory is the process's peak, libraries included.
-Commands include their start but for imports.
+imports and tracing, which commands include; memory is the process's peak, libraries included.
 An exponent of 1 is linear, 0 is flat.  Networks are narrow, so that what is beside them is seen.
 """
 
@@ -101,7 +100,7 @@ def _called(entry, *words):
 
 
 def _labelled(folder, count, side, channels=3):
-    """A .npz file of so many images for training and a fifth as many for a test."""
+    """Path of a .npz file of so many images for training and a fifth as many for a test."""
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -110,12 +109,12 @@ def _labelled(folder, count, side, channels=3):
         arrays[f"x_{split}"] = rng.integers(0, 256, (images, side, side, channels), dtype="uint8")
         arrays[f"y_{split}"] = rng.integers(0, 10, images)
     np.savez(f"{folder}/images.npz", **arrays)
-    return f"--dataset={folder}/images.npz"
+    return f"{folder}/images.npz"
 
 
 def _classifier(action="train", steps=20, images=1000, side=SIDE):
     folder = tempfile.mkdtemp()
-    words = (_labelled(folder, images, side), *CLASSIFIER, f"--train-dir={folder}/run")
+    words = (f"--dataset={_labelled(folder, images, side)}", *CLASSIFIER, f"--train-dir={folder}/run")
     if action == "eval":
         _called("train_resnet_random", "train", *words, "--max-steps=1")
         return lambda: _called("train_resnet_random", "eval", *words, "--max-steps=1")
@@ -124,15 +123,15 @@ def _classifier(action="train", steps=20, images=1000, side=SIDE):
 
 def _pruned(steps=20, images=1000, side=SIDE):
     folder = tempfile.mkdtemp()
-    data = _labelled(folder, images, side)
+    data = f"--dataset={_labelled(folder, images, side)}"
     _called("train_resnet_random", "train", data, *CLASSIFIER, "--max-steps=1", f"--train-dir={folder}/dense")
     words = (data, *PRUNED, f"--max-steps={steps}", f"--warm-start={folder}/dense", f"--train-dir={folder}/run")
     return lambda: _called("prune_resnet_dns", "train", *words)
 
 
 def _trained_compressor(folder, side=SIDE):
-    data = f"--data={_labelled(folder, 320, side, channels=1).split('=')[1]}"
-    words = (data, f"--width={WIDTH}", f"--side={side}", "--epochs=0.2", f"--train-dir={folder}/code")
+    data = _labelled(folder, 320, side, channels=1)
+    words = (f"--data={data}", f"--width={WIDTH}", f"--side={side}", "--epochs=0.2", f"--train-dir={folder}/code")
     _called("train_compressor", "train", *words)
     return f"--models={folder}/code"
 
@@ -155,7 +154,7 @@ def _summary(pruned):
     from pathlib import Path
 
     folder = Path(tempfile.mkdtemp())
-    data = _labelled(folder, 100, 8)
+    data = f"--dataset={_labelled(folder, 100, 8)}"
     _called("train_resnet_random", "train", data, *CLASSIFIER, "--max-steps=1", f"--train-dir={folder}/dense")
     words = (data, *PRUNED, "--max-steps=1", f"--warm-start={folder}/dense", f"--train-dir={folder}/runs/0")
     for action in ("train", "eval"):
