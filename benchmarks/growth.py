@@ -1,35 +1,37 @@
 """How time and memory grow: each case at three sizes, twice as large each time, a process each; exponents.
 
     python -m benchmarks growth
+    python -m benchmarks.growth 8 pixels  # sizes eight times as large, of cases with a word in their name
 
 Exponents are slopes of a line through the logarithms, by least squares.  Time is that of the work itself, without
-imports and tracing, which commands include; memory is the process's peak, libraries included.
-An exponent of 1 is linear, 0 is flat.  Networks are narrow, so that what is beside them is seen.
+imports and tracing; commands begin with their tracing, which only larger sizes outweigh.  Memory is the process's peak,
+libraries included.  An exponent of 1 is linear, 0 is flat.  Networks are narrow, so that what is beside them is seen.
 """
 
 import json
 import math
 import multiprocessing
+import os
+import sys
 import tempfile
 import time
 
 from benchmarks.children import answer
 from benchmarks.pairs import peak_megabytes
-from benchmarks.rows import row
+from benchmarks.rows import row, show
 
 SIZES = (1, 2, 4)
 SIDE, LATENTS, WIDTH = 32, 10, 16
-SIDES = {1: 32, 2: 48, 4: 64}  # with 1, 2.25 and 4 times the pixels; the one between has no part in the slope
 CLASSIFIER = ("--model-size=8", "--batch-size=64", "--learning-rates=0.1", "--boundaries=")
 PRUNED = ("--model-size=8", "--batch-size=64", "--target-sparsity=0.9")
 
 
-def measure():
-    rows = []
-    for case, found in answer("benchmarks.growth", []).items():
+def measure(scale=1, word=""):
+    rows, times = [], ", ".join(f"x{size * scale}" for size in SIZES)
+    for case, found in answer("benchmarks.growth", ["answer", str(scale), word]).items():
         seconds, megabytes = ([one[name] for one in found] for name in ("seconds", "megabytes"))
-        rows.append(row(f"time: {case}, x1, x2, x4: {_listed(seconds)} s", exponent(seconds)))
-        rows.append(row(f"memory: {case}, x1, x2, x4: {_listed(megabytes)} MB", exponent(megabytes)))
+        rows.append(row(f"time: {case}, {times}: {_listed(seconds)} s", exponent(seconds)))
+        rows.append(row(f"memory: {case}, {times}: {_listed(megabytes)} MB", exponent(megabytes)))
     return rows
 
 
@@ -44,6 +46,11 @@ def exponent(values):
 
 def _listed(values):
     return ", ".join(f"{value:.3g}" for value in values)
+
+
+def side_of(size):
+    """Side of images with so many times 32 x 32 pixels, as near as a multiple of 16 comes; exact for 1, 4, 16."""
+    return 16 * round(2 * math.sqrt(size))
 
 
 def _images(count, side=SIDE):
@@ -67,29 +74,32 @@ def _training(size, steps=10, images=640, side=SIDE, latents=LATENTS):
     return lambda: [model.fit(data[: batch * steps], batch_size=batch, verbose=0) for _ in range(size)]
 
 
-def _evaluated(measure, count):
-    model, data = _compressor(), _images(count)
+def _evaluated(measure, count, side=SIDE):
+    model, data = _compressor(side), _images(count, side)
     measure(model, data)
     return lambda: measure(model, data)
 
 
-def _worst_case(size, gammas=(2.0, 1.0)):
+def _worst_case(images=250, side=SIDE, gammas=(2.0, 1.0)):
     from tf_robustcomp.evaluation import worst_case_curve
 
-    return _evaluated(lambda model, data: worst_case_curve(model, data, gammas, attack="paper", check=0), 250 * size)
+    def attacked(model, data):
+        worst_case_curve(model, data, gammas, attack="paper", check=0)
+
+    return _evaluated(attacked, images, side)
 
 
-def _turned(images, angles):
+def _turned(images=2000, angles=4, side=SIDE):
     from tf_robustcomp.evaluation import rotation_curve
 
-    return _evaluated(lambda model, data: rotation_curve(model, data, [7.0 * n for n in range(angles)]), images)
+    return _evaluated(lambda model, data: rotation_curve(model, data, [7.0 * n for n in range(angles)]), images, side)
 
 
-def _coded(size):
+def _coded(images=4000, side=SIDE):
     def there_and_back(model, data):
         model.decompress(model.compress(data, mode="fixed"))
 
-    return _evaluated(there_and_back, 4000 * size)
+    return _evaluated(there_and_back, images, side)
 
 
 def _called(entry, *words):
@@ -100,7 +110,7 @@ def _called(entry, *words):
 
 
 def _labelled(folder, count, side, channels=3):
-    """Path of a .npz file of so many images for training and a fifth as many for a test."""
+    """The flag of a .npz file of so many images for training and a fifth as many for a test."""
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -112,56 +122,81 @@ def _labelled(folder, count, side, channels=3):
     return f"{folder}/images.npz"
 
 
-def _classifier(action="train", steps=20, images=1000, side=SIDE):
+def _dense(side):
+    """Folder, in the one where all cases run, of a classifier after a step and of its images."""
+    return f"dense-{side}"
+
+
+def _code(side):
+    """The same of a compressor."""
+    return f"code-{side}"
+
+
+def prepare(side):
+    """Train what `_dense` and `_code` name."""
+    for folder in (_dense(side), _code(side)):
+        os.mkdir(folder)
+    words = (f"--dataset={_labelled(_dense(side), 100, side)}", *CLASSIFIER, "--max-steps=1")
+    _called("train_resnet_random", "train", *words, f"--train-dir={_dense(side)}/run")
+    words = (f"--data={_labelled(_code(side), 1000, side, channels=1)}", f"--width={WIDTH}", f"--side={side}")
+    _called("train_compressor", "train", *words, "--epochs=0.05", f"--train-dir={_code(side)}/run")
+
+
+def _classifier(steps=20, images=1000, side=SIDE):
     folder = tempfile.mkdtemp()
-    words = (f"--dataset={_labelled(folder, images, side)}", *CLASSIFIER, f"--train-dir={folder}/run")
-    if action == "eval":
-        _called("train_resnet_random", "train", *words, "--max-steps=1")
-        return lambda: _called("train_resnet_random", "eval", *words, "--max-steps=1")
-    return lambda: _called("train_resnet_random", "train", *words, f"--max-steps={steps}")
+    words = (f"--dataset={_labelled(folder, images, side)}", *CLASSIFIER, f"--max-steps={steps}")
+    return lambda: _called("train_resnet_random", "train", *words, f"--train-dir={folder}/run")
+
+
+def _evaluated_classifier(images):
+    words = (f"--dataset={_labelled(_dense(SIDE), images, SIDE)}", *CLASSIFIER, "--max-steps=1")
+    return lambda: _called("train_resnet_random", "eval", *words, f"--train-dir={_dense(SIDE)}/run")
+
+
+def _pruning(folder, steps, images, side):
+    """Words of the command; the path of the images must be that of the dense network's."""
+    data = f"--dataset={_labelled(_dense(side), images, side)}"
+    return (data, *PRUNED, f"--max-steps={steps}", f"--warm-start={_dense(side)}/run", f"--train-dir={folder}")
 
 
 def _pruned(steps=20, images=1000, side=SIDE):
-    folder = tempfile.mkdtemp()
-    data = f"--dataset={_labelled(folder, images, side)}"
-    _called("train_resnet_random", "train", data, *CLASSIFIER, "--max-steps=1", f"--train-dir={folder}/dense")
-    words = (data, *PRUNED, f"--max-steps={steps}", f"--warm-start={folder}/dense", f"--train-dir={folder}/run")
+    words = _pruning(tempfile.mkdtemp(), steps, images, side)
     return lambda: _called("prune_resnet_dns", "train", *words)
 
 
-def _trained_compressor(folder, side=SIDE):
-    data = _labelled(folder, 320, side, channels=1)
-    words = (f"--data={data}", f"--width={WIDTH}", f"--side={side}", "--epochs=0.2", f"--train-dir={folder}/code")
-    _called("train_compressor", "train", *words)
-    return f"--models={folder}/code"
-
-
-def _compared(images):
-    folder = tempfile.mkdtemp()
-    words = (_trained_compressor(folder), "--data=digits", f"--images={images}", f"--output={folder}/compared")
+def _compared(images=60, side=SIDE):
+    data = _labelled(tempfile.mkdtemp(), 5 * images, side, channels=1)
+    words = (f"--models={_code(side)}/run", f"--data={data}", f"--output={tempfile.mkdtemp()}/compared")
     return lambda: _called("compare_codecs", *words)
 
 
 def _reconstructions(count=5, side=SIDE):
-    folder = tempfile.mkdtemp()
-    words = (_trained_compressor(folder, side), f"--count={count}", f"--output={folder}/picture.png")
+    words = (f"--models={_code(side)}/run", f"--count={count}", f"--output={tempfile.mkdtemp()}/picture.png")
     return lambda: _called("plot_reconstructions", *words)
 
 
 def _summary(pruned):
     """A summary of so many copies of one evaluated pruning."""
     import shutil
-    from pathlib import Path
 
-    folder = Path(tempfile.mkdtemp())
-    data = f"--dataset={_labelled(folder, 100, 8)}"
-    _called("train_resnet_random", "train", data, *CLASSIFIER, "--max-steps=1", f"--train-dir={folder}/dense")
-    words = (data, *PRUNED, "--max-steps=1", f"--warm-start={folder}/dense", f"--train-dir={folder}/runs/0")
+    folder = tempfile.mkdtemp()
+    words = _pruning(f"{folder}/0", 1, 100, SIDE)
     for action in ("train", "eval"):
         _called("prune_resnet_dns", action, *words)
     for number in range(1, pruned):
-        shutil.copytree(folder / "runs/0", folder / f"runs/{number}")
-    return lambda: _called("plot_summary", folder / "runs", f"--output={folder}/summary")
+        shutil.copytree(f"{folder}/0", f"{folder}/{number}")
+    return lambda: _called("plot_summary", folder, f"--output={tempfile.mkdtemp()}/summary")
+
+
+def _study(runs):
+    """What `reproduce` does with a study's runs, here so many of the shortest trainings, one after another."""
+    from tf_robustcomp.studies import engine, executors, places
+    from tf_robustcomp.studies.task import Task
+
+    flags = {"data": "digits", "width": 4, "side": 16, "epochs": 0.01}
+    tasks = [Task(f"{n}", "train_compressor", {**flags, "train-dir": f"runs/{n}"}, (("train",),)) for n in range(runs)]
+    place = places.at(tempfile.mkdtemp())
+    return lambda: engine.perform(tasks, place, executors.make(executors.ExecutorSettings(), place))
 
 
 def _converted(images):
@@ -192,23 +227,28 @@ def _converted(images):
 CASES = {
     "min-max training, steps": lambda size: _training(size),
     "min-max training, images of an epoch": lambda size: _training(1, 10 * size, 640 * size),
-    "min-max training, pixels of an image": lambda size: _training(1, side=SIDES[size]),
+    "min-max training, pixels of an image": lambda size: _training(1, side=side_of(size)),
     "min-max training, latents": lambda size: _training(1, latents=10 * size),
-    "worst case, images": _worst_case,
-    "rotation curve, images": lambda size: _turned(2000 * size, 4),
-    "rotation curve, angles": lambda size: _turned(2000, 4 * size),
-    "bitstream there and back, images": _coded,
+    "worst case, images": lambda size: _worst_case(250 * size),
+    "worst case, pixels of an image": lambda size: _worst_case(side=side_of(size)),
+    "rotation curve, images": lambda size: _turned(2000 * size),
+    "rotation curve, angles": lambda size: _turned(angles=4 * size),
+    "rotation curve, pixels of an image": lambda size: _turned(side=side_of(size)),
+    "bitstream there and back, images": lambda size: _coded(4000 * size),
+    "bitstream there and back, pixels of an image": lambda size: _coded(side=side_of(size)),
     "ResNet-8, steps": lambda size: _classifier(steps=20 * size),
     "ResNet-8, images at the same steps": lambda size: _classifier(images=5000 * size),
-    "ResNet-8, pixels of an image": lambda size: _classifier(side=SIDES[size]),
-    "evaluation of ResNet-8, images": lambda size: _classifier("eval", images=2000 * size),
+    "ResNet-8, pixels of an image": lambda size: _classifier(side=side_of(size)),
+    "evaluation of ResNet-8, images": lambda size: _evaluated_classifier(2000 * size),
     "pruning ResNet-8, steps": lambda size: _pruned(steps=20 * size),
     "pruning ResNet-8, images at the same steps": lambda size: _pruned(images=5000 * size),
-    "pruning ResNet-8, pixels of an image": lambda size: _pruned(side=SIDES[size]),
+    "pruning ResNet-8, pixels of an image": lambda size: _pruned(side=side_of(size)),
     "comparison with image codecs, images": lambda size: _compared(60 * size),
+    "comparison with image codecs, pixels of an image": lambda size: _compared(side=side_of(size)),
     "plot of reconstructions, images": lambda size: _reconstructions(5 * size),
-    "plot of reconstructions, pixels of an image": lambda size: _reconstructions(side=SIDES[size]),
+    "plot of reconstructions, pixels of an image": lambda size: _reconstructions(side=side_of(size)),
     "summary of prunings, runs": lambda size: _summary(10 * size),
+    "study, runs": _study,
     "conversion of CIFAR-10, images": lambda size: _converted(1000 * size),
 }
 
@@ -222,12 +262,20 @@ def timed(case, size):
         return {"seconds": time.perf_counter() - began, "megabytes": peak_megabytes()}
 
 
-def main():
+def found(scale, word):
+    """What `timed` gives for the cases with a word in their name, at each size: dict of case -> list."""
     import tf_robustcomp.backend  # noqa: F401  (TensorFlow, once for all processes, before it has threads)
 
-    with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
-        print(json.dumps({case: [pool.apply(timed, (case, size)) for size in SIZES] for case in CASES}))
+    sizes = [scale * size for size in SIZES]
+    cases = [case for case in CASES if word in case]
+    processes = multiprocessing.get_context("fork").Pool
+    with tempfile.TemporaryDirectory() as folder, processes(1, os.chdir, (folder,), maxtasksperchild=1) as pool:
+        for side in {SIDE, *map(side_of, sizes)}:
+            pool.apply(prepare, (side,))
+        return {case: [pool.apply(timed, (case, size)) for size in sizes] for case in cases}
 
 
-if __name__ == "__main__":
-    main()
+if __name__ == "__main__" and sys.argv[1] == "answer":
+    print(json.dumps(found(int(sys.argv[2]), sys.argv[3])))
+elif __name__ == "__main__":
+    show(measure(int(sys.argv[1]), *sys.argv[2:]))

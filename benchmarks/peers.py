@@ -99,10 +99,10 @@ def min_max_step(gamma, batch):
     return _step(optimizer, loss)
 
 
-def attack(gamma, batch):
+def attack(gamma, batch, width=64):
     """The published attack alone: a function without arguments that gives the distortion of each image."""
     torch.manual_seed(0)
-    model, x = Compressor(), _channels_first(batch)
+    model, x = Compressor(width=width), _channels_first(batch)
 
     def distortions():
         attacked = _attacked(model, x, gamma)
@@ -123,10 +123,10 @@ def _attacked(model, x, gamma):
     return attacked
 
 
-def turned(images, angles, batch_size=128):
+def turned(images, angles, batch_size=128, width=64):
     """A rotation curve, nearest neighbour and zeros outside: a function without arguments, a mean for each angle."""
     torch.manual_seed(0)
-    model, x = Compressor().eval(), _channels_first(images)
+    model, x = Compressor(width=width).eval(), _channels_first(images)
 
     @torch.no_grad()
     def distortion(batch, angle):
