@@ -109,3 +109,28 @@ def test_help_lists_every_flag_without_loading_keras(module):
     for field in dataclasses.fields(importlib.import_module(f"tf_robustcomp.{module}").Settings):
         assert flags.spelled(field.name) in done.stdout
         assert field.metadata["help"][:30] in done.stdout
+
+
+PROGRAM = """
+import sys
+from tf_robustcomp import flags
+flags.import_backend_quietly()
+import keras
+before = "sklearn" in sys.modules
+from sklearn.datasets import load_digits
+assert load_digits().data.shape == (1797, 64)
+from matplotlib import pyplot
+print(before)
+"""
+
+
+@pytest.mark.tensorflow_only
+@pytest.mark.parametrize("package", ["tf_robustcomp", "another"])
+def test_a_command_alone_leaves_out_what_keras_imports_in_vain_and_finds_it_later(tmp_path, package):
+    folder = tmp_path / package  # a module of that package, and the rest of this one
+    folder.mkdir()
+    (folder / "__init__.py").write_text(f"__path__ += {rc.__path__!r}" if package == "tf_robustcomp" else "")
+    (folder / "program.py").write_text(PROGRAM)
+    command = [sys.executable, "-m", f"{package}.program"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(package != "tf_robustcomp")]

@@ -3,6 +3,7 @@
 Nothing here imports TensorFlow, so that ``--help`` answers at once.
 """
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -15,6 +16,8 @@ from tf_robustcomp.errors import Error, InvalidArgument
 
 EXIT_USAGE = 2
 DEFINE = {str: "DEFINE_string", int: "DEFINE_integer", float: "DEFINE_float", bool: "DEFINE_bool"}
+# Imported by Keras for its wrappers and galleries, by TensorFlow Lite for models of JAX; never asked for by a command.
+UNUSED = ("sklearn", "matplotlib", "jax")
 
 
 class Interrupted(BaseException):
@@ -139,13 +142,19 @@ def run(name, doc, cls, command, argv=None, positional=()):
 
 
 def import_backend_quietly():
-    """Import TensorFlow, where it is the backend, without its start-up notices on the terminal."""
+    """Import Keras on TensorFlow, where that is the backend, without start-up notices on the terminal.
+
+    In a command of this package it leaves out what Keras imports for wrappers that no command uses, a third of the
+    time; what is imported later finds it as ever.
+    """
     if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)  # the notices come from C++, before any setting of the log is read
     try:
+        with _left_out(UNUSED if _is_program() else ()):
+            import keras  # noqa: F401
         import tensorflow
 
         tensorflow.get_logger().setLevel("ERROR")
@@ -153,6 +162,24 @@ def import_backend_quietly():
         os.dup2(terminal, 2)
         os.close(terminal)
         os.close(nowhere)
+
+
+def _is_program():
+    """Whether the process is a command of this package, not a notebook that calls one."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec is not None and spec.name.split(".")[0] == __package__
+
+
+@contextlib.contextmanager
+def _left_out(names):
+    """Modules that are not there yet are not found while this is entered."""
+    absent: dict = {name: None for name in names if name not in sys.modules}
+    sys.modules.update(absent)  # so Python is told that a module is not there
+    try:
+        yield
+    finally:
+        for name in absent:
+            del sys.modules[name]
 
 
 def spelled(name):

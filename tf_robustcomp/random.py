@@ -13,12 +13,16 @@ class StepSeed(keras.random.SeedGenerator):
     Args:
         seed: int, which stream of random numbers.
         step: int or scalar integer tensor, the position in it.
+        number: int or scalar integer tensor, which of several streams that belong to one seed.
     """
 
-    def __init__(self, seed, step):  # no super().__init__: it would create the state that this class does without
+    def __init__(self, seed, step, number=0):  # no super().__init__: it would create the state that this does without
         self.seed = seed
         self.step = step
+        self.number = number
 
     def next(self, ordered=True):
         """Integer tensor (2,): the seed and the step, as the backend's random functions take them."""
-        return ops.stack([ops.cast(value, keras.src.backend.random_seed_dtype()) for value in (self.seed, self.step)])
+        dtype = keras.src.backend.random_seed_dtype()
+        seed, step, number = (ops.cast(value, dtype) for value in (self.seed, self.step, self.number))
+        return ops.stack([seed + ops.cast(7919, dtype) * number, step])

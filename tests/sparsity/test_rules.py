@@ -79,6 +79,16 @@ def test_random_pruning_cuts_for_good_and_by_its_seed():
     assert one[-1].sum() == 48
 
 
+def test_kernels_of_one_shape_are_cut_in_different_places():
+    variables = [keras.Variable(np.ones((8, 8), "float32"), name=name) for name in ("kernel", "kernel_1")]
+    optimizer = rc.RandomPruning(keras.optimizers.SGD(0.1), rc.ConstantSparsity(0.5, 0))
+    optimizer.build(variables)
+    optimizer.apply([ops.zeros((8, 8))] * 2, variables)
+    first, second = (ops.convert_to_numpy(variable) for variable in variables)
+    assert (first == 0).sum() == (second == 0).sum() == 32
+    assert 8 < (first != second).sum() < 56  # of 64: half, if the draws are independent
+
+
 def test_magnitude_beats_random_on_a_model_that_has_learned(rng):
     x = rng.normal(size=(256, 8)).astype("float32")
     y = (x[:, 0] > 0).astype(int) + 2 * (x[:, 1] > 0)

@@ -8,7 +8,7 @@ import types
 import keras
 from keras import ops
 
-from tf_robustcomp.backend import apply_gradients, summed_over_replicas, update_on_every_replica
+from tf_robustcomp.backend import apply_gradients, compiled, read, summed_over_replicas, update_on_every_replica
 from tf_robustcomp.errors import InvalidArgument
 from tf_robustcomp.sparsity import distributions, inner, patterns, schedules
 from tf_robustcomp.sparsity.pruned_variable import Moment, PrunedVariable, is_kernel
@@ -165,6 +165,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             pruned=tuple(self._slots_of(variable) for variable in chosen),
             ratios=ratios,
             slots=inner.slots_of(self.inner_optimizer, chosen) if self.cut_slots == "zero" else [],
+            surgery=compiled(self.surgery),  # a network has many kernels and few shapes: one trace for each shape
         )
         super().build(variables)
 
@@ -207,7 +208,12 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         active = ops.logical_and(self.schedule.is_active(step), made)
         draws = self.draws(step, len(self.pruned))
         moments = [
-            Moment(step, active, update_now, sparsity * self._lists.ratios[i], draws[i], i, gradients[i], made=made)
+            Moment(
+                *(step, active, update_now, sparsity * self._lists.ratios[i], draws[i]),
+                number=ops.convert_to_tensor(i, "int32"),
+                gradient=gradients[i],
+                made=made,
+            )
             for i in range(len(self.pruned))
         ]
         if self.distribution.needs_scores:
@@ -221,12 +227,12 @@ class PruningOptimizer(keras.optimizers.Optimizer):
 
     def _operate(self, moment, names, *variables):
         p = PrunedVariable(**dict(zip(names, variables, strict=True)))
-        weights, in_use = ops.convert_to_tensor(p.variable), ops.convert_to_tensor(p.mask)
+        weights, in_use, threshold = map(read, (p.variable, p.mask, p.threshold))
         magnitudes = ops.cast(weights, "float32")
         if p.state is not None:
-            moment = moment._replace(state=self._observed(magnitudes, in_use, moment, ops.convert_to_tensor(p.state)))
+            moment = moment._replace(state=self._observed(magnitudes, in_use, moment, read(p.state)))
             p.state.assign(moment.state)
-        mask, threshold = self.surgery(magnitudes, in_use, ops.convert_to_tensor(p.threshold), moment)
+        mask, threshold = self._lists.surgery(magnitudes, in_use, threshold, moment)
         kept = mask if self.revives else ops.logical_and(mask, in_use)  # what grows without a memory begins at zero
         if p.dense is not None:
             p.dense.assign(weights)

@@ -29,7 +29,7 @@ class Moment(NamedTuple):
     update_now: Any  # bool, does the schedule ask for new masks?
     sparsity: Any  # float32 in [0, 1), the target of this variable
     draw: Any  # float32 in [0, 1), this variable's random number
-    number: int = 0  # of the variable among the pruned ones
+    number: Any = 0  # int32, of the variable among the pruned ones
     gradient: Any = None  # of the loss at the masked weights, for rules that use it; None without a gradient
     state: Any = None  # what `observe` returned
     made: Any = True  # bool, were weights updated at this step? not while gradients are only being accumulated

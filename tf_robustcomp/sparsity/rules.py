@@ -53,7 +53,7 @@ class RandomPruning(_Seeded):
 
     def scores(self, weights, mask, moment):
         """Uniform numbers; what is cut comes first."""
-        seed = StepSeed(self.seed + 7919 * moment.number, moment.step)
+        seed = StepSeed(self.seed, moment.step, moment.number)
         return ops.where(mask, keras.random.uniform(weights.shape, seed=seed), -ops.ones_like(weights))
 
 
