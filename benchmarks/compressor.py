@@ -35,7 +35,7 @@ def _fitted(images, epochs, adversary=None, start=None):
     model = rc.Compressor(10)
     if start is not None:
         model.set_weights(start.get_weights())
-    optimizer = keras.optimizers.Adam(1e-3, global_clipnorm=20.0)
+    optimizer = rc.Adam(1e-3, global_clipnorm=20.0)
     model.compile(optimizer, adversary=adversary)
     optimizer.build(model.trainable_variables)  # before the step, which TensorFlow else traces twice
     model.fit(images, batch_size=BATCH, epochs=epochs, verbose=0)

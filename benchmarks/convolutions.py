@@ -1,28 +1,34 @@
 """A plain training step of the compressor (batch 64) and of ResNet-56 (batch 128): ours, what was tried, eager PyTorch.
 
-Each configuration is a process, asked in turn.
+Each configuration is a process, asked in turn.  One process differs from the next of its kind by a tenth and more, so
+
+    python -m benchmarks.convolutions 7
+
+makes seven times three fresh ones, of PyTorch and of ours in both precisions, and gives the median of the ratios, the
+least and the greatest.
 """
 
 import itertools
+import statistics
 import sys
 
 from benchmarks.children import Child, medians, serve_steps
-from benchmarks.rows import row
+from benchmarks.rows import row, show
 
 ONEDNN_OFF = {"TF_ENABLE_ONEDNN_OPTS": "0"}
+PEER, DEFAULT, HALF = "eager PyTorch, channels last", "TensorFlow, as it is by default", "TensorFlow, bfloat16"
 CONFIGURATIONS = {  # name: words, environment
-    "TensorFlow, as it is by default": ((), {}),
-    "TensorFlow, batch norm as Keras has it": (("unfused",), {}),
+    DEFAULT: ((), {}),
+    "TensorFlow, batch norm and Adam as Keras has them": (("unfused",), {}),
     "TensorFlow, deterministic": (("deterministic",), {}),
     "TensorFlow, XLA": (("jit",), {}),
-    "TensorFlow, bfloat16": (("bfloat16",), {}),
+    HALF: (("bfloat16",), {}),
     "TensorFlow, without oneDNN": ((), ONEDNN_OFF),
     "TensorFlow, 5 steps per execution": (("many",), {}),
     "JAX": ((), {"KERAS_BACKEND": "jax"}),
     "Keras on PyTorch": ((), {"KERAS_BACKEND": "torch"}),
-    "eager PyTorch, channels last": (("peer",), {}),
+    PEER: (("peer",), {}),
 }
-PEER = "eager PyTorch, channels last"
 MANY, ROUNDS = 5, 2
 
 
@@ -31,17 +37,32 @@ def measure():
 
 
 def _compared(network):
+    goals = dict.fromkeys((DEFAULT, HALF), ">= 1.15")
+    return [
+        row(f"step of {network}, PyTorch / {name}", value, goal=goals.get(name, ""))
+        for name, value in _ratios(network, CONFIGURATIONS).items()
+    ]
+
+
+def _ratios(network, names):
+    """PyTorch's seconds of a step by those of each other way; nan where it failed."""
     children = {
-        name: Child("benchmarks.convolutions", [network, *words], environment)
-        for name, (words, environment) in CONFIGURATIONS.items()
+        name: Child("benchmarks.convolutions", [network, *CONFIGURATIONS[name][0]], CONFIGURATIONS[name][1])
+        for name in names
     }
     seconds = medians(children, ROUNDS, MANY)
+    return {name: seconds[PEER] / taken if taken else float("nan") for name, taken in seconds.items() if name != PEER}
+
+
+def repeated(times):
+    """Rows of the ratios' medians over so many fresh processes of each kind."""
     rows = []
-    for name, taken in seconds.items():
-        if name != PEER:
-            value = seconds[PEER] / taken if taken else float("nan")
-            goal = ">= 1.15" if name.endswith(("default", "TensorFlow, bfloat16")) else ""
-            rows.append(row(f"step of {network}, PyTorch / {name}", value, goal=goal))
+    for network in ("compressor", "resnet"):
+        found = [_ratios(network, (DEFAULT, HALF, PEER)) for _ in range(times)]
+        for name in (DEFAULT, HALF):
+            values = sorted(one[name] for one in found)
+            title = f"step of {network}, PyTorch / {name}, {values[0]:.3g} to {values[-1]:.3g}"
+            rows.append(row(title, statistics.median(values), goal=">= 1.15"))
     return rows
 
 
@@ -77,7 +98,7 @@ def _ours(images, labels, words):
     options |= {"steps_per_execution": MANY if "many" in words else 1}
     if labels is None:
         model, data = rc.Compressor(10), (images,)
-        model.compile(keras.optimizers.Adam(1e-4), **options)
+        model.compile(rc.Adam(1e-4), **options)
     else:
         model, data = rc.resnet_v2(56), (images, labels)
         optimizer = keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True)
@@ -106,5 +127,7 @@ def _fitted(model, data, count):
     return step
 
 
-if __name__ == "__main__":
+if __name__ == "__main__" and sys.argv[1].isdecimal():
+    show(repeated(int(sys.argv[1])))
+elif __name__ == "__main__":
     child(*sys.argv[1:])

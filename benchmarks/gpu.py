@@ -85,7 +85,7 @@ def _model(title):
     else:
         ascent = {"steps": 8, "method": "adaptive", "restarts": 0} if "adaptive" in title else {"steps": 15}
         model = rc.Compressor(10)
-        model.compile(keras.optimizers.Adam(1e-4), adversary=rc.WassersteinBall(1.0, **ascent))
+        model.compile(rc.Adam(1e-4), adversary=rc.WassersteinBall(1.0, **ascent))
     return model
 
 

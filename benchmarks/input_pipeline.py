@@ -44,7 +44,6 @@ def _classifier(records=50_000, batch_size=128):
 
 
 def _compressor(records=60_000, batch_size=64):
-    import keras
     import numpy as np
 
     import tf_robustcomp as rc
@@ -53,6 +52,6 @@ def _compressor(records=60_000, batch_size=64):
     images = np.random.default_rng(0).random((records, 32, 32, 1), dtype="float32")
     batches = iter(training_batches((images,), batch_size, seed=0))
     model = rc.Compressor(10)
-    model.compile(keras.optimizers.Adam(1e-4))
+    model.compile(rc.Adam(1e-4))
     batch = next(batches)
     return "a compressor", batches, batch_size, lambda: model.train_on_batch(*batch)

@@ -13,8 +13,6 @@ FAST = {"steps": 8, "method": "adaptive", "restarts": 0}
 
 
 def measure(rounds=2):
-    import keras
-
     import tf_robustcomp as rc
 
     standard = compressor.trained()
@@ -24,7 +22,7 @@ def measure(rounds=2):
     judge, copies = rc.Compressor(10), []
     for adversary, policy in ((fast, "mixed_bfloat16"), (half, "float32"), (published, "float32")):
         copies.append(rc.Compressor(10, dtype=policy))
-        optimizer = keras.optimizers.Adam(1e-9)
+        optimizer = rc.Adam(1e-9)
         copies[-1].compile(optimizer, adversary=adversary)
         optimizer.build(copies[-1].trainable_variables)
     images, batch = compressor.digits(), compressor.digits()[:BATCH]

@@ -1,4 +1,4 @@
-"""Batch norm fused into other operations equals Keras' own, one operation after the other."""
+"""Batch norm and Adam in fewer operations equal Keras' own, one operation after the other."""
 
 import keras
 import numpy as np
@@ -6,6 +6,7 @@ import pytest
 from keras import layers, ops
 
 from tf_robustcomp import backend
+from tf_robustcomp.adam import Adam
 from tf_robustcomp.chain import Chain, frozen
 from tf_robustcomp.compressors import Compressor, SuccessiveRefinement, networks
 from tf_robustcomp.normalization import BatchNormalization
@@ -62,6 +63,54 @@ def test_batch_norms_gradient_in_training_equals_that_of_keras(rng):
     np.testing.assert_allclose(gradients(ours, x, weights), gradients(theirs, x, weights), atol=2e-4)
 
 
+def adam(weights, gradients, rate, beta_1, beta_2, epsilon):
+    """Kingma, Ba 2015 (arXiv 1412.6980), section 2 with the order of operations at its end."""
+    weights = np.array(weights, "float64")
+    m, v = np.zeros_like(weights), np.zeros_like(weights)
+    for t, gradient in enumerate(gradients, 1):
+        m = beta_1 * m + (1 - beta_1) * gradient
+        v = beta_2 * v + (1 - beta_2) * np.square(gradient)
+        weights -= rate * np.sqrt(1 - beta_2**t) / (1 - beta_1**t) * m / (np.sqrt(v) + epsilon)
+    return weights, m, v
+
+
+def test_adam_equals_its_formula(rng):
+    settings = {"beta_1": 0.8, "beta_2": 0.95, "epsilon": 1e-4}
+    weights = rng.normal(size=(7, 5)).astype("float32")
+    gradients = rng.normal(size=(30, 7, 5)).astype("float32") * rng.choice([1e-3, 1.0, 100.0], (1, 7, 5))
+    optimizer, variable = Adam(0.01, **settings), keras.Variable(weights)
+    optimizer.build([variable])
+    for gradient in gradients:
+        optimizer.apply([ops.convert_to_tensor(gradient.astype("float32"))], [variable])
+    found = (variable, optimizer._momentums[0], optimizer._velocities[0])
+    for one, expected in zip(found, adam(weights, gradients, 0.01, **settings), strict=True):
+        np.testing.assert_allclose(ops.convert_to_numpy(one), expected, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"amsgrad": True},
+        {"weight_decay": 0.1, "global_clipnorm": 1.0},
+        {"use_ema": True, "ema_momentum": 0.5},
+        {"gradient_accumulation_steps": 2},
+        {"learning_rate": keras.optimizers.schedules.CosineDecay(0.1, 8)},
+    ],
+)
+def test_adam_trains_as_that_of_keras_does(rng, options):
+    x, y = rng.integers(0, 9, (64, 3)), rng.integers(0, 4, 64)  # an embedding's gradient is sparse
+
+    def trained(kind):
+        keras.utils.set_random_seed(1)
+        model = keras.Sequential([layers.Embedding(9, 8), layers.Flatten(), layers.Dense(4)])
+        model.compile(kind(**{"learning_rate": 0.05, **options}), keras.losses.SparseCategoricalCrossentropy(True))
+        model.fit(x, y, batch_size=16, epochs=3, shuffle=False, verbose=0)
+        return model.get_weights()
+
+    for ours, theirs in zip(trained(Adam), trained(keras.optimizers.Adam), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
 def test_training_a_compressor_fused_or_not_gives_the_same_losses(rng, unfused):
     images = rng.random((16, 16, 16, 1), dtype="float32")
 
@@ -69,7 +118,7 @@ def test_training_a_compressor_fused_or_not_gives_the_same_losses(rng, unfused):
         backend.set_fusing(fused)
         keras.utils.set_random_seed(3)
         model = Compressor(3, 5, 4, (16, 16, 1))
-        model.compile(keras.optimizers.Adam(1e-3))
+        model.compile(Adam(1e-3))
         return model.fit(images, batch_size=8, epochs=3, shuffle=False, verbose=0).history["loss"]
 
     np.testing.assert_allclose(losses(True), losses(False), rtol=1e-4)

@@ -7,6 +7,7 @@ import importlib
 import sys
 
 _MODULES = {
+    "adam": ("Adam",),
     "adversaries": ("L2Ball", "LinfBall", "RotationRandom", "RotationSearch", "WassersteinBall"),
     "augmentation": ("NoiseAugmentation", "RotationAugmentation"),
     "compressors": ("Compressor", "ResidualCompressor", "RotationAligned", "ScalarQuantizer", "SuccessiveRefinement"),

@@ -132,6 +132,41 @@ def fused_batch_norm(x, scale, offset, epsilon):
     return y, tf.stop_gradient(mean), tf.stop_gradient(variance * (count - 1.0) / count)
 
 
+def fused_adam(variable, momentum, velocity, gradient, learning_rate, step, beta_1, beta_2, epsilon):
+    """One step of Adam on one variable as one operation, where the backend has it.
+
+    Args:
+        variable, momentum, velocity: variables of one shape, Keras' or TensorFlow's, all of which it assigns to.
+        gradient: tensor of that shape.
+        learning_rate, step: scalar tensors; the first step is 1.
+        beta_1, beta_2, epsilon: floats.
+
+    Returns:
+        bool, whether it was done.
+    """
+    if BACKEND != "tensorflow" or not fusing() or tf.distribute.has_strategy():
+        return False
+    if isinstance(gradient, tf.IndexedSlices):
+        return False
+    variables = (v.value if isinstance(v, keras.Variable) else v for v in (variable, momentum, velocity))
+    var, m, v = (one.handle for one in variables)
+    dtype = variable.dtype
+    beta_1, beta_2 = tf.constant(beta_1, dtype), tf.constant(beta_2, dtype)
+    tf.raw_ops.ResourceApplyAdam(
+        var=var,
+        m=m,
+        v=v,
+        beta1_power=beta_1**step,
+        beta2_power=beta_2**step,
+        lr=tf.cast(learning_rate, dtype),
+        beta1=beta_1,
+        beta2=beta_2,
+        epsilon=tf.constant(epsilon, dtype),
+        grad=tf.cast(gradient, dtype),
+    )
+    return True
+
+
 def compiled(function):
     """A function of tensors, traced once per shape where the backend can: tf.function, jax.jit; torch as it is."""
     if BACKEND == "tensorflow":

@@ -156,6 +156,8 @@ def _images(settings, name, count):
 def _build(settings, image_shape, count, steps):
     import keras
 
+    import tf_robustcomp as rc
+
     keras.utils.set_random_seed(settings.seed)
     model = _model(settings, image_shape)
     if settings.warm_start:
@@ -165,9 +167,7 @@ def _build(settings, image_shape, count, steps):
     if settings.model == "successive_refinement":
         extra["warmup_steps"] = round(settings.warmup_epochs * steps_per_epoch)
     model.compile(
-        keras.optimizers.Adam(
-            _learning_rate(settings, steps_per_epoch, steps), global_clipnorm=settings.clip_norm or None
-        ),
+        rc.Adam(_learning_rate(settings, steps_per_epoch, steps), global_clipnorm=settings.clip_norm or None),
         adversary=_adversary(settings),
         augmentation=_augmentation(settings),
         seed=settings.adversary_seed,
