@@ -15,7 +15,7 @@ def row(what, value, unit="", goal=""):
 
 def show(rows):
     """Print rows as one table."""
-    width = max(len(row["what"]) for row in rows)
+    width = max((len(row["what"]) for row in rows), default=0)
     for row in rows:
         goal = f"   goal {row['goal']}" if row["goal"] else ""
         print(f"{row['what']:<{width}}  {row['value']:>10.4g} {row['unit']}{goal}")
