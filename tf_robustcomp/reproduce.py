@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from tf_robustcomp import files, flags
+from tf_robustcomp.datasets.images import SOURCES
 from tf_robustcomp.errors import InvalidArgument, RunError
 from tf_robustcomp.studies import engine, executors, places, randomisation, report, robust, robust_report
 
@@ -37,7 +38,7 @@ class Settings(executors.ExecutorSettings):
 def command(settings, study):
     """Perform the study and report it."""
     source = settings.data if study == "robust" else settings.dataset
-    is_file = settings.scale != "smoke" and bool(Path(source).suffix)
+    is_file = settings.scale != "smoke" and source not in SOURCES
     if is_file and not Path(source).is_file():
         flag, remedy = (
             ("--data", "`--data mnist` downloads it")

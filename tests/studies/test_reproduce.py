@@ -141,9 +141,13 @@ def test_a_folder_of_another_study_is_refused(finished, capsys):
     assert "choose another --out" in capsys.readouterr().err
 
 
-def test_missing_data_is_named_before_anything_is_made(tmp_path, capsys):
-    assert reproduce.main(["robust", "--scale=laptop", "--data=none.npz", f"--out={tmp_path / 'out'}"]) == 2
-    assert "--data none.npz: no such file" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    "study, flag, name",
+    [("robust", "--data", "none.npz"), ("robust", "--data", "none"), ("randomisation", "--dataset", "cifar10")],
+)
+def test_missing_data_is_named_before_anything_is_made(tmp_path, capsys, study, flag, name):
+    assert reproduce.main([study, "--scale=laptop", f"{flag}={name}", f"--out={tmp_path / 'out'}"]) == 2
+    assert f"{flag} {name}: no such file" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
