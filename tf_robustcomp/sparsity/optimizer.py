@@ -8,7 +8,14 @@ import types
 import keras
 from keras import ops
 
-from tf_robustcomp.backend import apply_gradients, compiled, read, summed_over_replicas, update_on_every_replica
+from tf_robustcomp.backend import (
+    apply_gradients,
+    compiled,
+    is_concrete,
+    read,
+    summed_over_replicas,
+    update_on_every_replica,
+)
 from tf_robustcomp.errors import InvalidArgument
 from tf_robustcomp.sparsity import distributions, inner, patterns, schedules
 from tf_robustcomp.sparsity.pruned_variable import Moment, PrunedVariable, is_kernel
@@ -232,7 +239,8 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         if p.state is not None:
             moment = moment._replace(state=self._observed(magnitudes, in_use, moment, read(p.state)))
             p.state.assign(moment.state)
-        mask, threshold = self._lists.surgery(magnitudes, in_use, threshold, moment)
+        surgery = self.surgery if is_concrete(magnitudes) else self._lists.surgery  # a rule may look at real numbers
+        mask, threshold = surgery(magnitudes, in_use, threshold, moment)
         kept = mask if self.revives else ops.logical_and(mask, in_use)  # what grows without a memory begins at zero
         if p.dense is not None:
             p.dense.assign(weights)
