@@ -6,6 +6,7 @@
 Exponents are slopes of a line through the logarithms, by least squares.  Time is that of the work itself, without
 imports and tracing; commands begin with their tracing, which only larger sizes outweigh.  Memory is the process's peak,
 libraries included.  An exponent of 1 is linear, 0 is flat.  Networks are narrow, so that what is beside them is seen.
+Images grow from a side of 32 to one of 64 at once.
 """
 
 import json
@@ -27,21 +28,26 @@ PRUNED = ("--model-size=8", "--batch-size=64", "--target-sparsity=0.9")
 
 
 def measure(scale=1, word=""):
-    rows, times = [], ", ".join(f"x{size * scale}" for size in SIZES)
+    rows = []
     for case, found in answer("benchmarks.growth", ["answer", str(scale), word]).items():
+        sizes = [scale * size for size in sizes_of(case)]
+        times = ", ".join(f"x{size}" for size in sizes)
         seconds, megabytes = ([one[name] for one in found] for name in ("seconds", "megabytes"))
-        rows.append(row(f"time: {case}, {times}: {_listed(seconds)} s", exponent(seconds)))
-        rows.append(row(f"memory: {case}, {times}: {_listed(megabytes)} MB", exponent(megabytes)))
+        rows.append(row(f"time: {case}, {times}: {_listed(seconds)} s", exponent(sizes, seconds)))
+        rows.append(row(f"memory: {case}, {times}: {_listed(megabytes)} MB", exponent(sizes, megabytes)))
     return rows
 
 
-def exponent(values):
+def sizes_of(case):
+    """At which it is measured: pixels at the ends alone, as sides are to be whole."""
+    return SIZES[::2] if case.endswith("pixels of an image") else SIZES
+
+
+def exponent(sizes, values):
     """Slope of log value by log size."""
-    mean = sum(map(math.log, values)) / len(values)
-    centre = sum(map(math.log, SIZES)) / len(SIZES)
-    spread = sum((math.log(size) - centre) ** 2 for size in SIZES)
-    pairs = zip(SIZES, values, strict=True)
-    return sum((math.log(size) - centre) * (math.log(value) - mean) for size, value in pairs) / spread
+    import numpy as np
+
+    return np.polyfit(np.log(sizes), np.log(values), 1)[0]
 
 
 def _listed(values):
@@ -49,7 +55,7 @@ def _listed(values):
 
 
 def side_of(size):
-    """Side of images with so many times 32 x 32 pixels, as near as a multiple of 16 comes; exact for 1, 4, 16."""
+    """Side of images with so many times 32 x 32 pixels, as near as a multiple of 16 comes; exact for powers of 4."""
     return 16 * round(2 * math.sqrt(size))
 
 
@@ -221,7 +227,11 @@ def _converted(images):
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
     words = [f"--source={folder}/cifar.tar.gz", f"--out-dir={folder}/data"]
-    return lambda: converter.main(words)
+
+    def converted():
+        assert converter.main(words) == 0
+
+    return converted
 
 
 CASES = {
@@ -252,6 +262,9 @@ CASES = {
     "conversion of CIFAR-10, images": lambda size: _converted(1000 * size),
 }
 
+# The greatest scale: the one draws 20 images at most, the other converts 10,000 to a part, as CIFAR-10 has.
+LIMITS = {"plot of reconstructions, images": 1, "conversion of CIFAR-10, images": 2}
+
 
 def timed(case, size):
     """Seconds and megabytes of one case at one size."""
@@ -266,13 +279,13 @@ def found(scale, word):
     """What `timed` gives for the cases with a word in their name, at each size: dict of case -> list."""
     import tf_robustcomp.backend  # noqa: F401  (TensorFlow, once for all processes, before it has threads)
 
-    sizes = [scale * size for size in SIZES]
-    cases = [case for case in CASES if word in case]
+    cases = [case for case in CASES if word in case and scale <= LIMITS.get(case, scale)]
+    work = {case: [scale * size for size in sizes_of(case)] for case in cases}
     processes = multiprocessing.get_context("fork").Pool
     with tempfile.TemporaryDirectory() as folder, processes(1, os.chdir, (folder,), maxtasksperchild=1) as pool:
-        for side in {SIDE, *map(side_of, sizes)}:
+        for side in {SIDE, *(side_of(scale * size) for size in SIZES[::2])}:
             pool.apply(prepare, (side,))
-        return {case: [pool.apply(timed, (case, size)) for size in sizes] for case in cases}
+        return {case: [pool.apply(timed, (case, size)) for size in sizes] for case, sizes in work.items()}
 
 
 if __name__ == "__main__" and sys.argv[1] == "answer":
