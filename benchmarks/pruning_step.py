@@ -18,7 +18,7 @@ from benchmarks.rows import row, show
 
 TITLES = {"resnet": "ResNet-56", "mobilenet": "MobileNetV2"}
 # Network, side of the images (MobileNetV2's weights are published for 96 and more), batch, rounds.
-CASES = (("resnet", 32, 128, 9), ("mobilenet", 96, 32, 9))
+CASES = (("resnet", 32, 128, 7), ("mobilenet", 96, 32, 7))
 
 
 def ours(name, side, batch_size):

@@ -3,8 +3,8 @@
     python -m benchmarks.whole_evaluation RUN DATA
 
 RUN is a directory of train_compressor, DATA what `--data` takes.  Not part of `make bench`, which computes the same
-from parts: 10,000 images take an hour and a half on two cores.  PyTorch's network has the run's width and none of its weights, on
-which time does not depend; what its 15 steps reach is what ours with the published rule reach.
+from parts: 10,000 images take an hour and a half on two cores.  PyTorch's network has the run's width and none of its
+weights, on which time does not depend; what its 15 steps reach is what ours with the published rule reach.
 """
 
 import sys
