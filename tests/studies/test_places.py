@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import time
 import uuid
 from pathlib import Path
 
@@ -336,16 +335,15 @@ def test_a_sweep_at_an_address_that_moves_to_another_machine_is_that_of_a_folder
     assert train_compressor.main([*words, f"--train-dir={tmp_path / 'folder'}"]) == 0
     place = places.at(address)
 
-    def lost(process, send):
+    def lost(host, send):
         """The machine is gone as soon as it has sent a checkpoint of the second run."""
-        while process.poll() is None:
+        while (code := host.ended(0.01)) is None:
             send()
             if place.sees("seed=1/checkpoint.keras"):
-                process.kill()
+                host.kill()
                 shutil.rmtree(tmp_path / "here")
                 raise Cut
-            time.sleep(0.01)
-        return process.returncode
+        return code
 
     with monkeypatch.context() as patch:
         patch.setattr(worker, "_end", lost)

@@ -2,11 +2,12 @@
 
 import dataclasses
 import os
-import threading
+import queue
 from concurrent.futures import ThreadPoolExecutor
 
 from tf_robustcomp import flags
 from tf_robustcomp.studies import worker
+from tf_robustcomp.studies.host import Host
 
 ATTEMPTS = 3
 
@@ -50,8 +51,10 @@ class Local:
         threads = str(max(1, (os.cpu_count() or 1) // jobs))
         self.environment = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"), threads) if jobs > 1 else {}
         self.pool = ThreadPoolExecutor(jobs)
-        self.processes: set = set()
-        self.stopping = threading.Event()
+        self.hosts = [Host(self.environment) for _ in range(jobs)]
+        self.free: queue.SimpleQueue = queue.SimpleQueue()
+        for host in self.hosts:
+            self.free.put(host)
 
     def submit(self, place, task, key):
         """Start a task as soon as there is room: a ``concurrent.futures.Future``, which may raise `TaskFailed`."""
@@ -59,20 +62,20 @@ class Local:
 
     def stop(self):
         """Let the running tasks save what they have, and wait for them."""
-        self.stopping.set()
-        for process in list(self.processes):
-            process.stdin.close()
+        for host in self.hosts:
+            host.stop()
         self.pool.shutdown(wait=True, cancel_futures=True)
+        for host in self.hosts:
+            host.close()
 
     def _attempt(self, place, task, key):
-        for attempt in range(ATTEMPTS):
-            try:
-                return worker.run(place.name, task, key, self.environment, self._started)
-            except worker.TaskCrashed:
-                if attempt == ATTEMPTS - 1 or self.stopping.is_set():
-                    raise
-
-    def _started(self, process):
-        self.processes = {p for p in self.processes if p.poll() is None} | {process}
-        if self.stopping.is_set():
-            process.stdin.close()
+        host = self.free.get()
+        try:
+            for attempt in range(ATTEMPTS):
+                try:
+                    return worker.run(place.name, task, key, host)
+                except worker.TaskCrashed:
+                    if attempt == ATTEMPTS - 1 or host.stopped:
+                        raise
+        finally:
+            self.free.put(host)

@@ -10,6 +10,7 @@ import sys
 
 from tf_robustcomp.errors import Error, InvalidArgument, RunError
 from tf_robustcomp.studies import places, worker
+from tf_robustcomp.studies.host import Host
 
 RETRIES = 2
 CONNECT_SECONDS = 10
@@ -66,7 +67,7 @@ class OnRay:
 
     def submit(self, place, task, key):
         """Hand a task to the cluster: a ``concurrent.futures.Future``, which may raise `worker.TaskFailed`."""
-        run = self.ray.remote(retry_exceptions=[worker.TaskCrashed], **self.options)(worker.run)
+        run = self.ray.remote(retry_exceptions=[worker.TaskCrashed], **self.options)(_run)
         reference = run.remote(place.name, task, key, self.environment)
         self.references.append(reference)
         result: concurrent.futures.Future = concurrent.futures.Future()
@@ -111,6 +112,14 @@ class OnRay:
                 "one on a file system that all its machines share, or an address that all can read (pip install there "
                 "what it needs)"
             )
+
+
+def _run(place, task, key, environment):
+    host = Host(environment)  # not kept: Ray chooses the GPUs of each task by the environment
+    try:
+        worker.run(place, task, key, host)
+    finally:
+        host.close()
 
 
 def _sees(place, probe):

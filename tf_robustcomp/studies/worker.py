@@ -2,18 +2,14 @@
 
 It runs in the study's folder, or in this machine's copy of what is at its address.  When its standard input ends,
 whoever started it is gone or wants it to stop: it saves what it has, as on SIGTERM.  A task has one worker at a time;
-the next one waits for the lock.
+the next one waits for the lock.  `run` is the other side, which waits for it.
 """
 
-import contextlib
 import fcntl
 import importlib
-import json
 import os
 import platform
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -39,15 +35,14 @@ class TaskCrashed(TaskFailed):
     """A worker was killed, or failed for a reason that may have passed."""
 
 
-def run(place, task, key, environment, started=lambda process: None):
+def run(place, task, key, host):
     """Run a task in a process of its own and wait for it.
 
     Args:
         place: name of the study's place.
         task: `Task`.
         key: its key.
-        environment: dict, added to this process's.
-        started: function of the process.
+        host: `host.Host`, which starts the process.
 
     Raises:
         TaskFailed: its input was refused; the last lines of the log are in it.
@@ -57,7 +52,7 @@ def run(place, task, key, environment, started=lambda process: None):
         place = places.at(place, f"tasks/{task.name}")
         with place.taken(task, key):
             try:
-                code = _perform(place, task, key, environment, started)
+                code = _perform(place, task, key, host)
             finally:
                 place.send(task.writes())
             _raise_unless_well(place.folder, task, code)
@@ -75,33 +70,23 @@ def _raise_unless_well(folder, task, code):
         raise kind(task.name, code, "\n".join(lines[-TAIL_LINES:]))
 
 
-def _perform(place, task, key, environment, started):
-    words = [sys.executable, "-m", "tf_robustcomp.studies.worker", task.name, key, task.entry]
-    with (
-        open(place.folder / task.path(".log"), "ab") as log,
-        subprocess.Popen(
-            [*words, json.dumps(task.arguments())],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            cwd=place.folder,
-            env={**os.environ, **environment},
-            start_new_session=True,  # Ctrl-C is for the driver, which lets its workers save
-        ) as process,
-    ):
-        started(process)
-        try:
-            return _end(process, lambda: _send(place, task, log))
-        finally:
-            process.communicate()  # closes its input, which asks it to save and stop where it has not ended; waits
+def _perform(place, task, key, host):
+    folder = place.folder.resolve()
+    log = folder / task.path(".log")
+    host.begin(log, folder=str(folder), name=task.name, key=key, entry=task.entry, calls=task.arguments())
+    try:
+        return _end(host, lambda: _send(place, task, log))
+    except BaseException:
+        host.close()
+        raise
 
 
-def _end(process, send):
-    """Exit code of a process.  In short waits: Ray interrupts a task between two instructions of Python only."""
+def _end(host, send):
+    """Exit code of a task.  In short waits: Ray interrupts a task between two instructions of Python only."""
     while True:
         for _ in range(SEND_SECONDS):
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                return process.wait(1)
+            if (code := host.ended(1)) is not None:
+                return code
         send()
 
 
@@ -110,12 +95,16 @@ def _send(place, task, log):
     try:
         place.send(task.writes())
     except RunError as error:
-        log.write(f"not sent: {error}\n".encode())
-        log.flush()
+        with open(log, "a") as lines:
+            lines.write(f"not sent: {error}\n")
 
 
-def main(name, key, entry, calls):
-    """Make the calls in turn; the exit code of the last one."""
+def main(folder, log, name, key, entry, calls):
+    """Make the calls in turn, in the study's folder, printing into a file; the exit code of the last one."""
+    os.chdir(folder)
+    with open(log, "ab") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
     with open(f"tasks/{name}.lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         threading.Thread(target=_stop_with_input, daemon=True).start()
@@ -136,7 +125,3 @@ def main(name, key, entry, calls):
 def _stop_with_input():
     os.read(0, 1)  # not through sys.stdin, whose lock would be held when the interpreter ends
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])))
