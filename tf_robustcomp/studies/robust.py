@@ -1,6 +1,6 @@
 """The runs of "Out-of-Distribution Robustness in Deep Learning Compression" (arXiv 2110.07007), at three scales.
 
-``paper``: the published settings to the letter, as in ``flags_configs/``.  ``laptop``: about two hours on two cores;
+``paper``: the published settings to the letter, as in ``flags_configs/``.  ``laptop``: two to three hours on two cores;
 the standard compressor is trained first and the others start from it.  ``smoke``: minutes, on the embedded digits.
 """
 
