@@ -84,7 +84,7 @@ def test_adaptive_steps_equal_a_calculation_image_by_image(gamma, steps):
 
 def adaptive_by_hand(clean, gamma, steps):
     """Best point and its objective, for one row of four pixels."""
-    first, momentum, growth = (2.0, 0.4, 1.5) if steps <= 10 else (3.0, 0.3, 2.0)
+    first, momentum, growth = (5.0, 0.4, 1.5) if steps <= 10 else (3.0, 0.3, 2.0)
 
     def evaluated(x):
         value, gradient = objective_by_hand(x[None], clean[None], gamma)
@@ -99,7 +99,7 @@ def adaptive_by_hand(clean, gamma, steps):
         if move @ change > 0:
             length *= growth
         elif steps <= 10:
-            length = 1.25 * np.linalg.norm(move) / np.sqrt(change @ change + 1e-9)
+            length = 1.35 * np.linalg.norm(move) / np.sqrt(change @ change + 1e-9)
         else:
             length = move @ move / (abs(move @ change) + 1e-9)
         losses = 0 if value > best[0] else losses + 1

@@ -158,8 +158,8 @@ def _barzilai_borwein(moved, turned):
 
 
 def _sure(moved, turned):
-    """1.25 |moved| / |turned|: the geometric mean of both of their lengths (Dai, Al-Baali, Yang 2015), stretched."""
-    return 1.25 * ops.sqrt(_squares(moved) / (_squares(turned) + 1e-9))
+    """1.35 |moved| / |turned|: the geometric mean of both of their lengths (Dai, Al-Baali, Yang 2015), stretched."""
+    return 1.35 * ops.sqrt(_squares(moved) / (_squares(turned) + 1e-9))
 
 
 class _Pace(NamedTuple):
@@ -180,7 +180,7 @@ class _Pace(NamedTuple):
 
 # Long steps jump to other maxima and find the higher ones; when there are few, sure ones get further.
 EXPLORING = _Pace(3.0, 0.3, 2.0, _barzilai_borwein)
-CLIMBING = _Pace(2.0, 0.4, 1.5, _sure)
+CLIMBING = _Pace(5.0, 0.4, 1.5, _sure)
 
 
 class _Ascent(NamedTuple):
