@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import uuid
 from pathlib import Path
 
@@ -340,7 +341,7 @@ def test_a_sweep_at_an_address_that_moves_to_another_machine_is_that_of_a_folder
         while (code := host.ended(0.01)) is None:
             send()
             if place.sees("seed=1/checkpoint.keras"):
-                host.kill()
+                os.killpg(host.process.pid, signal.SIGKILL)  # and its task
                 shutil.rmtree(tmp_path / "here")
                 raise Cut
         return code

@@ -8,7 +8,6 @@ import contextlib
 import gc
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -69,10 +68,6 @@ class Host:
         with self._lock:
             if self.process:
                 self._end()
-
-    def kill(self):
-        """Kill the process and its task."""
-        os.killpg(self.process.pid, signal.SIGKILL)
 
     def _start(self, log):
         with open(log, "ab") as errors:
