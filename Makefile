@@ -3,14 +3,24 @@ PYTHON ?= python3
 BIN := .venv/bin
 LINE_LENGTH := $(shell sed -n 's/^max-line-length = //p' setup.cfg)
 TEST_JOBS ?= 2
+OLDEST_TESTS ?= tests/adversaries tests/backend tests/cli tests/coding tests/commands/test_extending.py \
+  tests/compression/test_model.py tests/data tests/pruning/test_dns.py tests/pruning/test_rules.py \
+  tests/pruning/test_sparse_file.py tests/runs
 
-.PHONY: demo test test-backends test-faults test-cluster lint format bench lock clean
+.PHONY: demo test test-slow test-backends test-faults test-cluster test-oldest lint format bench lock clean
 
 demo: .venv/.installed
 	$(BIN)/python -m tf_robustcomp.demo
 
 test: .venv/.test
-	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --ignore=tests/cluster
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --ignore=tests/cluster -m "not slow"
+
+test-slow: .venv/.test
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --ignore=tests/cluster -m slow
+
+# The lowest versions that setup.cfg promises, in an environment of their own: what touches Keras, files and coders.
+test-oldest: .venv-oldest/.installed
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n $(TEST_JOBS) --dist loadfile -m "not slow" $(OLDEST_TESTS)
 
 test-backends: .venv/.backends
 	for backend in jax torch; do \
@@ -27,6 +37,7 @@ lint: .venv/.test
 	$(BIN)/ruff check --line-length $(LINE_LENGTH)
 	$(BIN)/ruff format --check --line-length $(LINE_LENGTH)
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: .venv/.test
 	$(BIN)/ruff check --fix --line-length $(LINE_LENGTH)
@@ -39,6 +50,8 @@ lock: .venv/.test
 	$(BIN)/pip install --quiet uv
 	$(BIN)/uv pip compile setup.cfg --all-extras --universal --python-version 3.11 --quiet --upgrade \
 	  --custom-compile-command "make lock" --output-file requirements.lock
+	$(BIN)/uv pip compile setup.cfg --extra test --resolution lowest-direct --python-version 3.11 --quiet \
+	  --custom-compile-command "make lock" --output-file requirements.oldest
 
 .venv/.installed: setup.cfg requirements.lock
 	$(PYTHON) -m venv .venv
@@ -46,20 +59,26 @@ lock: .venv/.test
 	touch $@
 
 .venv/.test: .venv/.installed
-	$(BIN)/pip install --quiet --constraint requirements.lock --editable ".[test]"
+	$(BIN)/pip install --quiet --constraint requirements.lock --editable ".[test,tfmot,onnx]"
 	touch $@
 
 .venv/.backends: .venv/.test
-	$(BIN)/pip install --quiet --constraint requirements.lock --editable ".[test,backends]"
+	$(BIN)/pip install --quiet --constraint requirements.lock --editable ".[test,tfmot,onnx,backends]"
 	touch $@
 
 .venv/.cluster: .venv/.test
-	$(BIN)/pip install --quiet --constraint requirements.lock --editable ".[test,cluster]"
+	$(BIN)/pip install --quiet --constraint requirements.lock --editable ".[test,tfmot,onnx,ray]"
 	touch $@
 
 .venv/.bench: .venv/.test
-	$(BIN)/pip install --quiet --constraint requirements.lock --editable ".[test,bench,backends,ray]"
+	$(BIN)/pip install --quiet --constraint requirements.lock --editable ".[test,tfmot,onnx,bench,backends,ray]"
+	touch $@
+
+.venv-oldest/.installed: setup.cfg requirements.oldest
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --quiet --requirement requirements.oldest
+	.venv-oldest/bin/pip install --quiet --no-deps --editable .
 	touch $@
 
 clean:
-	rm -rf .venv demo-out
+	rm -rf .venv .venv-oldest demo-out

@@ -9,8 +9,9 @@ def measure(count=10_000):
     import numpy as np
 
     import tf_robustcomp as rc
-    from tf_robustcomp.compressors import bitstream, container
-    from tf_robustcomp.compressors.entropy import EntropyModel
+    from tf_robustcomp.coding import container
+    from tf_robustcomp.coding.entropy_model import EntropyModel
+    from tf_robustcomp.compression import bitstream
 
     rng = np.random.default_rng(0)
     model = rc.Compressor(10, width=64)

@@ -8,7 +8,7 @@ BATCH = 64
 @functools.cache
 def digits():
     """Images of the digits in the compressor's size, (N, 32, 32, 1)."""
-    from tf_robustcomp.datasets.images import load_images, resized
+    from tf_robustcomp.data.images import load_images, resized
 
     return resized(load_images("digits").x_train, 32)
 

@@ -86,9 +86,8 @@ def _ours(images, labels, words):
     import keras
 
     import tf_robustcomp as rc
-    from tf_robustcomp import backend
 
-    backend.set_fusing("unfused" not in words)
+    fused = "unfused" not in words
     keras.config.set_dtype_policy("mixed_bfloat16" if "bfloat16" in words else "float32")
     if "deterministic" in words:
         import tensorflow as tf
@@ -97,10 +96,10 @@ def _ours(images, labels, words):
     options = {"jit_compile": "jit" in words or keras.backend.backend() == "jax"}
     options |= {"steps_per_execution": MANY if "many" in words else 1}
     if labels is None:
-        model, data = rc.Compressor(10), (images,)
-        model.compile(rc.Adam(1e-4), **options)
+        model, data = rc.Compressor(10, fused=fused), (images,)
+        model.compile(rc.Adam(1e-4, fused=fused), **options)
     else:
-        model, data = rc.resnet_v2(56), (images, labels)
+        model, data = rc.resnet_v2(56, fused=fused), (images, labels)
         optimizer = keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True)
         model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), **options)
     model.optimizer.build(model.trainable_variables)  # before the step, which TensorFlow else traces twice

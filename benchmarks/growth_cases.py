@@ -152,13 +152,14 @@ def _summary(prunings):
 
 def _study(runs):
     """What `reproduce` does with a study's runs, here so many of a short command, one after another."""
-    from tf_robustcomp.studies import engine, executors, places
-    from tf_robustcomp.studies.task import Task
+    from tf_robustcomp.cli.settings import ExecutorSettings
+    from tf_robustcomp.scheduling import pools, scheduler
+    from tf_robustcomp.scheduling.task import Task
 
     pruned = os.path.abspath(_dense(SIDE))
     tasks = [Task(f"{n}", "plot_summary", {"output": f"summary-{n}"}, ((pruned,),)) for n in range(runs)]
-    place = places.at(tempfile.mkdtemp())
-    return lambda: engine.perform(tasks, place, executors.make(executors.ExecutorSettings(), place))
+    folder = Path(tempfile.mkdtemp())
+    return lambda: scheduler.perform(tasks, folder, pools.make(ExecutorSettings(), folder))
 
 
 def _converted(images):

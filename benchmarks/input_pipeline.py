@@ -32,7 +32,7 @@ def _classifier(records=50_000, batch_size=128):
     import numpy as np
 
     import tf_robustcomp as rc
-    from tf_robustcomp.datasets.batches import scaled, training_batches
+    from tf_robustcomp.data.batches import scaled, training_batches
 
     images = np.random.default_rng(0).integers(0, 256, (records, 32, 32, 3), dtype=np.uint8)
     batches = iter(training_batches((images, np.zeros(records, np.int32)), batch_size, seed=0, prepare=scaled))
@@ -47,7 +47,7 @@ def _compressor(records=60_000, batch_size=64):
     import numpy as np
 
     import tf_robustcomp as rc
-    from tf_robustcomp.datasets.batches import training_batches
+    from tf_robustcomp.data.batches import training_batches
 
     images = np.random.default_rng(0).random((records, 32, 32, 1), dtype="float32")
     batches = iter(training_batches((images,), batch_size, seed=0))

@@ -10,8 +10,8 @@ def measure(batch_size=128, batches=4):
     from scipy.optimize import differential_evolution
 
     import tf_robustcomp as rc
-    from tf_robustcomp.adversaries import rotate
-    from tf_robustcomp.evaluation import subjects
+    from tf_robustcomp.data.shifts import rotate
+    from tf_robustcomp.evaluation import models as subjects
 
     images, model = compressor.digits()[: batch_size * batches], compressor.trained()
     score = subjects.measurer(model, 1, rotate)

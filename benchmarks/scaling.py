@@ -40,7 +40,7 @@ def measure():
 
 def makespan(gpus, overhead_seconds=10):
     """Hours of the study on so many GPUs, each run given to the first that is free, a training before its prunings."""
-    from tf_robustcomp.studies import randomisation
+    from tf_robustcomp.experiments.studies import randomisation
 
     tasks = [task for seed in range(SEEDS) for task in _of_seed(randomisation, seed)]
     steps = {task.name: task.flags["max-steps"] for task in tasks}

@@ -21,9 +21,10 @@ BATCH = 64
 
 def measure(run, data):
     """Show a row whenever there is one, the longest last."""
-    from tf_robustcomp import evaluating
+    from tf_robustcomp.cli.settings import EvaluationSettings
+    from tf_robustcomp.experiments import evaluations as evaluating
 
-    subjects = evaluating.load(evaluating.EvaluationSettings(models=(run,), data=data))
+    subjects = evaluating.load(EvaluationSettings(models=(run,), data=data))
     (model,), images = subjects.models.values(), subjects.images
     width = model.get_config()["width"]
     eager = [

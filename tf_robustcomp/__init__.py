@@ -1,80 +1,39 @@
-"""Compression that holds outside the world it was trained on.
+"""Pruning for any Keras 3 model, and learned image compression that holds under distribution shift.
 
-The names below are the package's interface; each is loaded from the module beside it.
+The public names stand in ``__init__.pyi``; each is loaded from its module on first use.
 """
 
-import importlib
+import importlib.metadata
 import sys
+from typing import Any
 
-_MODULES = {
-    "adam": ("Adam",),
-    "adversaries": ("L2Ball", "LinfBall", "RotationRandom", "RotationSearch", "WassersteinBall"),
-    "augmentation": ("NoiseAugmentation", "RotationAugmentation"),
-    "compressors": ("Compressor", "ResidualCompressor", "RotationAligned", "ScalarQuantizer", "SuccessiveRefinement"),
-    "classifiers": ("resnet_v2",),
-    "datasets.random_labels": ("random_labels",),
-    "errors": ("BitstreamError", "DataError", "Error", "InvalidArgument", "RunError"),
-    "evaluation": (
-        "DualEstimate",
-        "RateAllocation",
-        "ShiftCurve",
-        "WorstCaseCurve",
-        "dual_estimate",
-        "lp_curve",
-        "noise_curve",
-        "rate_allocation",
-        "rotation_curve",
-        "worst_case_curve",
-    ),
-    "sparsity": (
-        "DNS",
-        "ERK",
-        "NM",
-        "Blocks",
-        "ByPath",
-        "Channels",
-        "ConstantSparsity",
-        "DynamicNetworkSurgery",
-        "Global",
-        "MagnitudePruning",
-        "MovementPruning",
-        "PolynomialDecay",
-        "PruningMonitor",
-        "PruningOptimizer",
-        "RandomPruning",
-        "RigL",
-        "SparsityReport",
-        "Uniform",
-        "Unstructured",
-        "load_sparse",
-        "save_sparse",
-        "sparsity_report",
-    ),
-}
-_EXPORTS = {name: module for module, names in _MODULES.items() for name in names}
+import lazy_loader
 
-__all__ = sorted(_EXPORTS)
+_load, __dir__, _exported = lazy_loader.attach_stub(__name__, __file__)
+__version__ = importlib.metadata.version("tf_robustcomp")
+__all__ = sorted([*_exported, "__version__", "load_model"])
 
 
-def __getattr__(name):
-    if name not in _EXPORTS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
-    globals()[name] = value
+def __getattr__(name: str) -> Any:
+    value = _load(name)
+    if name in _exported:
+        globals()[name] = value
     return value
 
 
-def __dir__():
-    return __all__
+def load_model(path: Any) -> Any:
+    """Return the model in a ``.keras`` file; the package's classes are registered first, and safe mode is on."""
+    load_all()
+    import keras
+
+    return keras.saving.load_model(path, safe_mode=True)
 
 
-def load_all():
-    """Load every name, and with it register every class that Keras may meet in a file."""
-    for name in __all__:
+def load_all() -> None:
+    """Load every name; this registers every class that Keras may meet in a file."""
+    for name in _exported:
         __getattr__(name)
 
 
-# A command (`python -m tf_robustcomp.x`, or a script that says so) loads Keras only once its flags are read, so that
-# --help answers at once; everybody else gets everything, so that keras.saving.load_model knows the classes.
-if sys.argv[:1] != ["-m"] and not getattr(sys.modules.get("__main__"), "LOADS_KERAS_LATER", False):
+if "keras" in sys.modules:  # whoever imported Keras first may load files that hold the package's classes
     load_all()

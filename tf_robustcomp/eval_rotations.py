@@ -1,4 +1,4 @@
-"""Distortion of trained compressors on test images turned by every angle (arXiv 2110.07007, Figure 6).
+"""Measure the distortion of trained compressors on images rotated by every angle (arXiv 2110.07007, Figure 6).
 
     python -m tf_robustcomp.eval_rotations --models=out-standard,out-aligned
 
@@ -8,46 +8,36 @@ what changed.
 
 import dataclasses
 import sys
-from pathlib import Path
+from collections.abc import Sequence
 
-from tf_robustcomp import evaluating, flags
-from tf_robustcomp.errors import InvalidArgument
+from tf_robustcomp.cli import flags, outputs, startup
+from tf_robustcomp.cli.settings import EvaluationSettings
+from tf_robustcomp.runs.directory import training_data
+from tf_robustcomp.utils.settings import field
 
 COMMAND = "eval_rotations"
+SUFFIXES = (".json", ".csv", ".png", ".pdf")
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(evaluating.EvaluationSettings):
-    """Flags of this entry point."""
+class Settings(EvaluationSettings):
+    """Flags of this command."""
 
-    angle_step: float = flags.field(5.0, "degrees between angles, from -180 to 180")
-    output: str = flags.field("eval_rotations", "path of what is written, without its suffix")
-
-
-def command(settings):
-    """Load, turn, write."""
-    if not 0.1 <= settings.angle_step <= 180:
-        raise InvalidArgument(f"--angle-step must be in [0.1, 180]. Received: {settings.angle_step}")
-    subjects = evaluating.load(settings)
-    import numpy as np
-
-    from tf_robustcomp import evaluation
-
-    output = Path(settings.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    angles = [float(angle) for angle in np.arange(-180, 180 + 1e-9, settings.angle_step)]
-    curve = evaluating.cached(
-        output.with_name(f"{output.name}.json"),
-        subjects,
-        {"angles": angles},
-        evaluation.ShiftCurve,
-        lambda models, images: evaluation.rotation_curve(models, images, angles, progress=True),
-    )
-    evaluating.write(curve, output, f"{len(subjects.images)} test images, turned")
+    angle_step: float = field(5.0, "degrees between angles, from -180 to 180", minimum=0.1, maximum=180)
+    output: str = field("eval_rotations", "path of the files written, without suffix")
 
 
-def main(argv=None):
-    """Command line; returns the exit code."""
+def command(parsed: flags.Parsed) -> None:
+    """Load, measure and write."""
+    settings = parsed.settings
+    written = outputs.with_suffixes(settings.output, SUFFIXES)
+    outputs.check(written, settings.models, settings.force)
+    settings = dataclasses.replace(settings, data=training_data(settings.models, settings.data))
+    startup.load("experiments.evaluations").rotations(settings)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
     return flags.run(COMMAND, __doc__, Settings, command, argv)
 
 

@@ -1,102 +1,57 @@
-"""One share of random labels at every sparsity: train the network, then prune it for STEPS steps to each.
+"""Train one fraction P of random labels, then prune the network for STEPS steps to every sparsity.
 
     python -m tf_robustcomp.run train 0.3 20000
     python -m tf_robustcomp.run eval 0.3 20000
 
-Directories: out-<100P> (trained first where it is not there) and out-prune-<100P>-<10S>.  Whatever has finished is
-passed over, so the same command goes on after an interruption.
+Directories: out-<100P> (trained first where it is missing) and out-prune-<100P>-<10S>.  Finished runs are skipped, so
+the same command continues after an interruption.
 """
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from tf_robustcomp import flags, prune_resnet_dns, train_resnet_random
-from tf_robustcomp.errors import InvalidArgument
+from tf_robustcomp import prune_resnet_dns, train_resnet_random
+from tf_robustcomp.cli import flags
+from tf_robustcomp.cli.settings import PruningSettings, ResNetSettings, pruned_directory, trained_directory
+from tf_robustcomp.utils.checks import check_number
+from tf_robustcomp.utils.errors import InvalidArgument
+from tf_robustcomp.utils.settings import field, spelled
 
 COMMAND = "run"
 OWN_NAMES = ("proportion_random", "target_sparsity", "warm_start", "max_steps")
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(prune_resnet_dns.Settings, train_resnet_random.Settings):
-    """Flags of both entry points; `--train-dir` is the folder that the directories are made in."""
+class Settings(PruningSettings, ResNetSettings):
+    """Flags of both commands; `--train-dir` is the folder of the run directories."""
 
-    train_dir: str | None = flags.field(".", "folder for the run directories", operational=True)
-    sparsities: tuple[float, ...] = flags.field(
-        (0.5, 0.6, 0.7, 0.8, 0.9), "target sparsities in turn", minimum=0, maximum=0.999999
-    )
-    train_steps: int = flags.field(64_000, "steps of the training before pruning", minimum=1)
+    train_dir: str | None = field(".", "folder for the run directories", operational=True)
+    sparsities: tuple[float, ...] = field((0.5, 0.6, 0.7, 0.8, 0.9), "targets in turn", minimum=0, maximum=0.999999)
+    train_steps: int = field(64_000, "steps of the training before pruning", minimum=1)
 
 
-def parts(settings, proportion_random, steps):
-    """Settings of the training and of each pruning.
-
-    Args:
-        settings: `Settings`.
-        proportion_random: share of random labels.
-        steps: of each pruning.
-
-    Returns:
-        ``(training, prunings)``: train_resnet_random.Settings and a list of prune_resnet_dns.Settings.
-    """
-    folder = Path(settings.train_dir)
-    trained = folder / train_resnet_random.directory(proportion_random)
-    training = flags.narrowed(
-        train_resnet_random.Settings,
-        settings,
-        train_dir=str(trained),
-        proportion_random=proportion_random,
-        max_steps=settings.train_steps,
-    )
-    prunings = [
-        flags.narrowed(
-            prune_resnet_dns.Settings,
-            settings,
-            train_dir=str(folder / prune_resnet_dns.directory(proportion_random, sparsity)),
-            warm_start=str(trained),
-            proportion_random=proportion_random,
-            target_sparsity=sparsity,
-            max_steps=steps,
-        )
-        for sparsity in settings.sparsities
-    ]
-    return training, prunings
-
-
-def command(settings, action, proportion, steps, given):
-    """`train` or `eval` every part."""
-    own = sorted(flags.spelled(name) for name in set(OWN_NAMES) & given)
-    if own:
-        raise InvalidArgument(
-            f"{', '.join(own)} cannot be given to `run`: its words P and STEPS, and --sparsities, say it"
-        )
-    training, prunings = parts(settings, _number(proportion, "P", float, 0, 1), _number(steps, "STEPS", int, 1, None))
-    if action == "train":
-        train_resnet_random.train(training)
+def command(parsed: flags.Parsed) -> None:
+    """Train or evaluate the training, then every pruning."""
+    action, proportion, steps = parsed.words
+    if refused := sorted(spelled(name) for name in set(OWN_NAMES) & parsed.given):
+        raise InvalidArgument(f"{', '.join(refused)} cannot be given here; P, STEPS and --sparsities say it")
+    fraction, number = check_number("P", proportion, float, 0, 1), check_number("STEPS", steps, int, 1)
+    folder = Path(parsed.settings.train_dir)
+    trained = str(folder / trained_directory(fraction))
+    start = {"train_dir": trained, "proportion_random": fraction, "max_steps": parsed.settings.train_steps}
+    common = {"warm_start": trained, "proportion_random": fraction, "max_steps": number}
+    folders = {s: str(folder / pruned_directory(fraction, s)) for s in parsed.settings.sparsities}
+    prunings = [{**common, "target_sparsity": s, "train_dir": own} for s, own in folders.items()]
+    for name in ("check", "perform"):  # all checks first, as a run may take days
+        getattr(train_resnet_random, name)(action, parsed.only(ResNetSettings, **start))
         for pruning in prunings:
-            prune_resnet_dns.train(pruning)
-        return
-    asked = given & {f.name for f in dataclasses.fields(training)}
-    train_resnet_random.evaluate(training, asked)
-    for pruning in prunings:
-        prune_resnet_dns.evaluate(pruning, given & {f.name for f in dataclasses.fields(pruning)})
+            getattr(prune_resnet_dns, name)(action, parsed.only(PruningSettings, **pruning))
 
 
-def _number(word, name, kind, low, high):
-    try:
-        number = kind(word)
-    except ValueError:
-        number = None
-    if number is None or not low <= number <= (high or number):
-        raise InvalidArgument(
-            f"{name} must be a number {f'in [{low}, {high}]' if high else f'>= {low}'}. Received: {word}"
-        )
-    return number
-
-
-def main(argv=None):
-    """Command line; returns the exit code."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
     return flags.run(COMMAND, __doc__, Settings, command, argv, positional=(("train", "eval"), "P", "STEPS"))
 
 

@@ -6,11 +6,12 @@ import scipy.ndimage
 import scipy.optimize
 from keras import ops
 
-from tf_robustcomp.adversaries import RotationRandom, RotationSearch, rotate
-from tf_robustcomp.backend import value_and_input_gradient
-from tf_robustcomp.compressors import Compressor
-from tf_robustcomp.datasets.images import load_images, resized
-from tf_robustcomp.errors import InvalidArgument
+from tf_robustcomp.adversaries import RotationRandom, RotationSearch
+from tf_robustcomp.backend.gradients import value_and_input_gradient
+from tf_robustcomp.compression import Compressor
+from tf_robustcomp.data.images import load_images, resized
+from tf_robustcomp.data.shifts import rotate
+from tf_robustcomp.utils.errors import InvalidArgument
 
 
 def turned(images, angles):
@@ -108,6 +109,7 @@ def test_random_angles_change_with_the_step_and_the_seed_only(rng):
     assert len({angle(0, 1), angle(0, 2), angle(1, 1), angle(1, 0)}) == 4
 
 
+@pytest.mark.slow
 def test_a_part_of_the_batch_finds_nearly_the_worst_angle_of_all(rng):
     """On digits: one angle for 128 images, looked for on 16 of them, against the best of 720."""
     images = resized(load_images("digits").x_train[:128], 16)

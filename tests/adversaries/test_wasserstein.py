@@ -1,12 +1,15 @@
 """The Wasserstein ball against calculations by hand."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from keras import ops
 
 from tf_robustcomp.adversaries import AttackResult, WassersteinBall
-from tf_robustcomp.compressors import Compressor
-from tf_robustcomp.errors import InvalidArgument
+from tf_robustcomp.backend import keras_private
+from tf_robustcomp.compression import Compressor
+from tf_robustcomp.utils.errors import InvalidArgument
 
 rng = np.random.default_rng(3)
 MIXING = rng.normal(size=(4, 4)).astype("float32")
@@ -169,7 +172,7 @@ def test_climbing_in_bfloat16_reaches_nearly_the_same_and_leaves_the_model_as_it
     images = rng.random((24, 16, 16, 1)).astype("float32")
     model.compile("adam")
     model.fit(images, epochs=3, verbose=0)
-    before = [layer.dtype_policy.name for layer in model._flatten_layers()]
+    before = [layer.dtype_policy.name for layer in keras_private.all_layers(model)]
     outputs = ops.convert_to_numpy(model(images))
     results = [
         WassersteinBall(2.0, steps=9, method="adaptive", restarts=0, precision=precision).attack(model, images)
@@ -179,7 +182,7 @@ def test_climbing_in_bfloat16_reaches_nearly_the_same_and_leaves_the_model_as_it
     assert two == pytest.approx(one, rel=0.1)
     one, two = (ops.convert_to_numpy(result.x) for result in results)
     assert not np.array_equal(one, two)  # it did climb in another precision
-    assert [layer.dtype_policy.name for layer in model._flatten_layers()] == before
+    assert [layer.dtype_policy.name for layer in keras_private.all_layers(model)] == before
     np.testing.assert_array_equal(ops.convert_to_numpy(model(images)), outputs)
     # What is reported was measured in float32.
     x = results[1].x
@@ -187,3 +190,21 @@ def test_climbing_in_bfloat16_reaches_nearly_the_same_and_leaves_the_model_as_it
     np.testing.assert_allclose(ops.convert_to_numpy(results[1].distortion), reached, rtol=1e-5)
     with pytest.raises(InvalidArgument, match="precision must be"):
         WassersteinBall(1.0, precision="float8")
+
+
+@pytest.mark.parametrize("precisions", [("float32", "bfloat16")])
+def test_two_attacks_in_two_threads_do_not_disturb_each_other(precisions, rng):
+    model = Compressor(4, levels=8, width=8, image_shape=(16, 16, 1))
+    images = rng.random((2, 6, 16, 16, 1)).astype("float32")
+
+    def attack(job):
+        precision, batch = job
+        adversary = WassersteinBall(1.5, steps=12, method="adaptive", precision=precision)
+        results = [adversary.attack(model, batch, step) for step in range(4)]
+        return [ops.convert_to_numpy(result.x) for result in results]
+
+    jobs = list(zip(precisions, images, strict=True))
+    alone = [attack(job) for job in jobs]
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(attack, jobs))
+    np.testing.assert_array_equal(together, alone)

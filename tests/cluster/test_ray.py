@@ -4,27 +4,24 @@ import os
 import re
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
 
-import fsspec
 import pytest
 
 from tests.faults import programs
 from tests.faults.test_killed import same
-from tf_robustcomp.errors import RunError
-from tf_robustcomp.studies import engine, places
-from tf_robustcomp.studies.places import Folder
-from tf_robustcomp.studies.task import Task
+from tf_robustcomp.scheduling import scheduler as engine
+from tf_robustcomp.scheduling.task import Task
+from tf_robustcomp.utils.errors import RunError
 
 # A cluster of one's own: Ray would else let everybody in, or take a token from the home directory on one side alone.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 ray = pytest.importorskip("ray")
 
-from tf_robustcomp.studies.ray_executor import OnRay  # noqa: E402
+from tf_robustcomp.scheduling.ray_pool import RayPool  # noqa: E402
 
 CLASSIFIER = {
     **{"dataset": "digits", "model-size": 8, "bn-momentum": 0.9, "batch-size": 32, "log-steps": 5},
@@ -98,32 +95,13 @@ def cluster(tmp_path_factory):
     cluster.stop()
 
 
-@pytest.fixture
-def bucket(monkeypatch):
-    """Address in an S3 server of this machine, which all processes that are started from here on find."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    for name, value in {"ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "x", "DEFAULT_REGION": "us-east-1"}.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    wait_until(lambda: not socket.socket().connect_ex(("127.0.0.1", port)))
-    fsspec.filesystem("s3", skip_instance_cache=True).mkdir("bucket")
-    yield "s3://bucket/study"
-    server.terminate()
-    server.wait()
-
-
 @pytest.fixture(scope="module")
 def local(tmp_path_factory):
     """The same tasks without Ray, with as many threads."""
-    from tf_robustcomp.studies.executors import Local
+    from tf_robustcomp.scheduling.local_pool import LocalPool
 
     folder = tmp_path_factory.mktemp("local")
-    engine.perform(TASKS, Folder(folder), Local(os.cpu_count() or 1))
+    engine.perform(TASKS, folder, LocalPool(os.cpu_count() or 1))
     return folder
 
 
@@ -142,7 +120,7 @@ def in_background(folder, address):
     """The study as a process of its own, which can be killed."""
     program = (
         "import sys; from tests.cluster.test_ray import *; "
-        "place = places.at(sys.argv[1]); engine.perform(TASKS, place, OnRay(place, sys.argv[2]))"
+        "folder = Path(sys.argv[1]); engine.perform(TASKS, folder, RayPool(folder, sys.argv[2]))"
     )
     return subprocess.Popen([sys.executable, "-c", program, str(folder), address], env=programs.environment())
 
@@ -155,7 +133,7 @@ def wait_until(condition, seconds=240):
 
 
 def test_the_results_are_those_of_local(cluster, local, tmp_path):
-    engine.perform(TASKS, Folder(tmp_path), OnRay(Folder(tmp_path), cluster.address))
+    engine.perform(TASKS, tmp_path, RayPool(tmp_path, cluster.address))
     agree(tmp_path, local)
 
 
@@ -170,26 +148,12 @@ def test_a_node_that_is_removed_loses_nothing(cluster, local, tmp_path):
     assert sorted(log.count("on ") > 1 or log.count("process ") > 1 for log in logs) == [False, True]
 
 
-def test_a_node_that_is_removed_loses_nothing_at_an_address(bucket, cluster, local):
-    driver = in_background(bucket, cluster.address)
-    place = places.at(bucket, "looking")
-    wait_until(lambda: all(place.sees(f"{name}/checkpoint.keras") for name in ("pruned", "pruned-more")))
-    cluster.remove(cluster.second)
-    assert driver.wait(300) == 0
-    place.fetch([name for one in TASKS for name in one.writes()])
-    for one in TASKS:
-        (place.folder / one.name / ".lock").touch()  # which is not sent
-    agree(place.folder, local)
-    logs = [(place.folder / f"tasks/{name}.log").read_text() for name in ("pruned", "pruned-more")]
-    assert sorted(log.count("process ") for log in logs) == [1, 2]
-
-
 def test_a_driver_that_is_killed_goes_on_with_the_same_command(cluster, local, tmp_path):
     driver = in_background(tmp_path, cluster.address)
     wait_until(lambda: (tmp_path / "pruned/metrics.csv").is_file())
     driver.kill()
     driver.wait()
-    engine.perform(TASKS, Folder(tmp_path), OnRay(Folder(tmp_path), cluster.address))
+    engine.perform(TASKS, tmp_path, RayPool(tmp_path, cluster.address))
     agree(tmp_path, local)
 
 
@@ -226,20 +190,20 @@ def test_ctrl_c_lets_the_tasks_save_and_the_same_command_goes_on(cluster, tmp_pa
 def test_a_folder_that_a_machine_does_not_see_is_one_clear_error(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.touch", lambda path: None)  # as if it were made on another disk
     monkeypatch.setattr("pathlib.Path.unlink", lambda path, missing_ok=False: None)
-    with pytest.raises(RunError, match="does not see this place; choose one on a file system"):
-        OnRay(Folder(tmp_path), cluster.address)
+    with pytest.raises(RunError, match="does not see this folder; choose one on a file system"):
+        RayPool(tmp_path, cluster.address)
 
 
 def test_no_cluster_at_the_address_is_one_clear_error(tmp_path):
     with pytest.raises(RunError, match="--ray-address 127.0.0.1:1: no Ray cluster there"):
-        OnRay(Folder(tmp_path), "127.0.0.1:1")
+        RayPool(tmp_path, "127.0.0.1:1")
 
 
 def test_what_a_dead_cluster_left_is_one_clear_error_and_no_hindrance_to_a_new_one(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     with pytest.raises(RunError, match="--ray-address auto: no Ray cluster there"):
-        OnRay(Folder(tmp_path), "auto")
-    own = OnRay(Folder(tmp_path))
+        RayPool(tmp_path, "auto")
+    own = RayPool(tmp_path)
     assert own.ray.is_initialized()
     own.stop()
 
@@ -250,7 +214,7 @@ def test_the_drivers_memory_does_not_grow_with_500_tiny_runs(cluster, tmp_path):
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
     tiny = [Task(f"tiny{i}", "train_compressor", {}, calls=(("--help",),)) for i in range(500)]
-    engine.perform(tiny[:50], Folder(tmp_path), OnRay(Folder(tmp_path), cluster.address))
+    engine.perform(tiny[:50], tmp_path, RayPool(tmp_path, cluster.address))
     before = megabytes()
-    engine.perform(tiny, Folder(tmp_path), OnRay(Folder(tmp_path), cluster.address))
+    engine.perform(tiny, tmp_path, RayPool(tmp_path, cluster.address))
     assert megabytes() - before < 30

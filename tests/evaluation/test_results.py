@@ -77,7 +77,7 @@ def test_rates_are_those_of_the_models(all_results):
         ("staged", 1, 1, 2.0),
         ("staged", 2, 3, 6.0),
     ]
-    assert [row.share for row in rows] == pytest.approx([1, 1 / 3, 1])
+    assert [row.fraction for row in rows] == pytest.approx([1, 1 / 3, 1])
     assert all(math.isnan(row.distortion) and row.images == 0 for row in rows)
     assert all(row.distortion > 0 and row.images == 6 for row in all_results[4].rows)
 

@@ -28,7 +28,7 @@ def test_the_curve_of_a_rotation_invariant_toy_is_flat(images):
 
 
 def test_every_angle_is_measured_on_the_whole_set(model, images, monkeypatch):
-    from tf_robustcomp.evaluation import subjects
+    from tf_robustcomp.evaluation import models as subjects
 
     monkeypatch.setattr(subjects, "BATCH", 3)
     curve = rc.rotation_curve({"m": model}, images, [0, 37, -120])

@@ -6,8 +6,9 @@ import pytest
 
 import tf_robustcomp as rc
 from tests.faults.programs import COMPRESSOR
-from tests.sparsity.models import compiled, dense_net, small_data
-from tf_robustcomp import runs, train_compressor, train_resnet_random
+from tests.pruning.models import compiled, dense_net, small_data
+from tf_robustcomp import train_compressor, train_resnet_random
+from tf_robustcomp.runs import directory as runs
 
 SHAPE = {"levels": 4, "width": 2, "image_shape": (16, 16, 1)}
 ADVERSARIES = [

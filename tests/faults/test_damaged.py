@@ -9,10 +9,13 @@ import pytest
 
 import tf_robustcomp as rc
 from tests.faults.programs import COMPRESSOR
-from tf_robustcomp import flags, runs, train_compressor, training
-from tf_robustcomp.datasets.images import load_images
-from tf_robustcomp.datasets.tfrecord import read_records, write_records
+from tf_robustcomp import train_compressor
+from tf_robustcomp.cli import flags
+from tf_robustcomp.data.images import load_images
+from tf_robustcomp.data.tfrecord import read_records, write_records
 from tf_robustcomp.evaluation import ShiftCurve
+from tf_robustcomp.runs import directory as runs
+from tf_robustcomp.runs.callbacks import read_metrics
 
 pytestmark = pytest.mark.tensorflow_only
 
@@ -110,7 +113,8 @@ def test_settings_of_a_run(trained, tmp_path, amount):
     run = runs.Run(tmp_path / "run")
     data = run.config_path.read_bytes()
     own = train_compressor.Settings()
-    settings, _, _ = flags.parse(train_compressor.Settings, [*COMPRESSOR, "--latent-dim=3", "--epochs=1"])
+    words = [*COMPRESSOR, "--latent-dim=3", "--epochs=1"]
+    settings = flags.parse(train_compressor.Settings, words).settings
     assert own != settings
 
     # Whatever is in there, the run is either refused or is the one of these settings.
@@ -127,7 +131,7 @@ def test_tables(trained, tmp_path, amount):
     rows = len(data.splitlines()) - 1
     for wrong in mutations(data, amount(140, 400)):
         path.write_bytes(wrong)
-        assert len(training.read_metrics(path)) <= rows + 20
+        assert len(read_metrics(path)) <= rows + 20
     curve = rc.rotation_curve(lambda images: images * 0.5, np.full((3, 4, 4, 1), 0.5, "float32"), [0, 90])
     curve.to_csv(path)
 
@@ -142,7 +146,7 @@ def test_flag_files(tmp_path, amount):
     data = b"# a comment\n--width=4\n--epochs=2\n--stage-dims=3,7\n--data=digits\n"
 
     def load(path):
-        return flags.parse(train_compressor.Settings, [f"--flagfile={path}"])[0]
+        return flags.parse(train_compressor.Settings, [f"--flagfile={path}"]).settings
 
     assert refused_or_equal(path, data, amount(140, 500), load, lambda loaded: isinstance(loaded.width, int)) > 0
 

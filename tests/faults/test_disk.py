@@ -9,9 +9,9 @@ import pytest
 
 from tests.faults import programs
 from tests.faults.programs import CLASSIFIER, COMPRESSOR, words
-from tf_robustcomp import runs
+from tf_robustcomp.runs import directory as runs
 
-pytestmark = pytest.mark.tensorflow_only
+pytestmark = [pytest.mark.tensorflow_only, pytest.mark.slow]
 
 
 def training(folder, *more):

@@ -10,10 +10,10 @@ import pytest
 from tests.faults import programs
 from tests.faults.conftest import FULL
 from tests.faults.programs import CLASSIFIER, COMPRESSOR, words
-from tests.sparsity.models import numpy_state
-from tf_robustcomp import runs
+from tests.pruning.models import numpy_state
+from tf_robustcomp.runs import directory as runs
 
-pytestmark = pytest.mark.tensorflow_only
+pytestmark = [pytest.mark.tensorflow_only, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,12 @@ import pytest
 from tests.faults import programs
 from tests.faults.programs import CLASSIFIER, COMPRESSOR, words
 from tests.faults.test_killed import same
-from tests.sparsity.models import numpy_state
-from tf_robustcomp import runs, training
+from tests.pruning.models import numpy_state
+from tf_robustcomp.runs import directory as runs
+from tf_robustcomp.runs import trainer as training
+from tf_robustcomp.runs.callbacks import read_metrics
 
-pytestmark = pytest.mark.tensorflow_only
+pytestmark = [pytest.mark.tensorflow_only, pytest.mark.slow]
 
 CLASSIFIED = [*CLASSIFIER, "--max-steps=6", "--learning-rates=0.05", "--boundaries=", "--proportion-random=0.5"]
 ATTACKED = [
@@ -52,7 +54,7 @@ def by_seed(tmp_path_factory):
         flags = [*ATTACKED, "--learning-rate=1e-12", "--log-steps=1", f"--train-dir={out}"]
         assert train_compressor.main(["train", *flags, *more]) == 0
         model = runs.Run(out).load_model()
-        found[seed] = ([w.numpy() for w in model.trainable_variables], training.read_metrics(out / "metrics.csv"))
+        found[seed] = ([w.numpy() for w in model.trainable_variables], read_metrics(out / "metrics.csv"))
     return found
 
 
@@ -92,8 +94,8 @@ def test_a_second_process_in_one_directory_is_refused_and_evaluation_is_not(tmp_
 
 
 def test_two_conversions_into_one_folder_end_in_whole_files(tmp_path):
-    from tests.test_convert_cifar10 import members, write_archive
-    from tf_robustcomp.datasets.tfrecord import is_complete, read_records
+    from tests.commands.test_convert_cifar10 import members, write_archive
+    from tf_robustcomp.data.tfrecord import is_complete, read_records
 
     archive = write_archive(tmp_path / "a.tar.gz", members(np.random.default_rng(0)))
     out = tmp_path / "out"
@@ -126,7 +128,7 @@ def test_a_long_run_does_not_grow(tmp_path, amount):
 
     run = runs.Run(tmp_path, "test", None)
     training.train(run, model, runs.Progress(), batches(), steps, log_steps=10, checkpoint_steps=steps // 3)
-    rows = training.read_metrics(tmp_path / "metrics.csv")
+    rows = read_metrics(tmp_path / "metrics.csv")
     assert [row["step"] for row in rows] == list(range(10, steps + 1, 10))
     (tmp_path / "memory.json").write_text(json.dumps(memory))
     print(f"memory after {steps // 10} and {steps} steps: {memory[0]:.0f} and {memory[-1]:.0f} MiB")

@@ -1,86 +1,35 @@
-"""Rotation of images, and the search for the worst angle."""
+"""Search for the worst angle of rotation."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from tf_robustcomp.adversaries.base import Adversary, Proposal, check_at_least, check_positive, step_seed
-from tf_robustcomp.errors import InvalidArgument
+from tf_robustcomp.adversaries.base import Adversary, Proposal
+from tf_robustcomp.backend.randomness import step_seed
+from tf_robustcomp.data.shifts import rotate, wrap
+from tf_robustcomp.utils.checks import check_at_least, check_choice, check_positive
+from tf_robustcomp.utils.errors import InvalidArgument
+from tf_robustcomp.utils.registry import register
 
-LEAST_PART = 16  # images that stand for a batch
-
-
-def rotate(images, angles):
-    """Turn images about their centre: nearest neighbour, zeros outside, positive = counter-clockwise.
-
-    Equal to ``scipy.ndimage.rotate(order=0, reshape=False)`` except where a source point lies, to rounding, half way
-    between two pixels or on the border; at multiples of 90 degrees of square images exactly ``numpy.rot90``.
-
-    Args:
-        images: tensor (n, h, w, c).
-        angles: degrees, any number of turns: (n,), or a scalar for all.
-
-    Returns:
-        tensor (n, h, w, c), differentiable in ``images`` (each pixel of it is a copy of one, or zero).
-    """
-    images = ops.convert_to_tensor(images)
-    height, width, channels = images.shape[1:]
-    count = ops.shape(images)[0]
-    cosine, sine = _cosine_and_sine(ops.broadcast_to(ops.cast(angles, "float32"), (count,)))
-    down, right = np.meshgrid(_from_centre(height), _from_centre(width), indexing="ij")
-    down, right = (ops.convert_to_tensor(offsets.ravel()) for offsets in (down, right))
-    row, row_inside = _nearest(cosine * down + sine * right, height)
-    column, column_inside = _nearest(cosine * right - sine * down, width)
-    first = ops.expand_dims(ops.arange(count, dtype="int32") * (height * width), 1)
-    pixels = ops.take(ops.reshape(images, (-1, channels)), first + row * width + column, axis=0)
-    inside = ops.cast(ops.expand_dims(ops.logical_and(row_inside, column_inside), -1), images.dtype)
-    return ops.reshape(pixels * inside, (-1, height, width, channels))
-
-
-def wrap(angles):
-    """The same angles in [-180, 180) degrees."""
-    return angles - 360.0 * ops.floor((angles + 180.0) / 360.0)
-
-
-def _cosine_and_sine(degrees):
-    """Each (n, 1), exactly 0 and +-1 at multiples of 90 degrees."""
-    quarters = ops.round(degrees / 90.0)
-    rest = (degrees - 90.0 * quarters) * (np.pi / 180.0)
-    cosine, sine = ops.cos(rest), ops.sin(rest)
-    quarter = quarters - 4.0 * ops.floor(quarters / 4.0)
-    odd = ops.logical_or(quarter == 1.0, quarter == 3.0)
-    cosine, sine = ops.where(odd, -sine, cosine), ops.where(odd, cosine, sine)
-    sign = ops.expand_dims(ops.where(quarter >= 2.0, -1.0, 1.0), 1)
-    return sign * ops.expand_dims(cosine, 1), sign * ops.expand_dims(sine, 1)
-
-
-def _from_centre(side):
-    return np.arange(side, dtype="float32") - np.float32((side - 1) / 2)
-
-
-def _nearest(offset, side):
-    """Source pixel of each point on one axis, clipped to the image, and whether the point was in the image."""
-    position = offset + np.float32((side - 1) / 2)
-    inside = ops.logical_and(position >= 0.0, position <= side - 1.0)
-    return ops.clip(ops.cast(ops.floor(position + 0.5), "int32"), 0, side - 1), inside
+LEAST_PART = 16  # images at least that stand for a batch
 
 
 class _Rotation(Adversary):
-    """Images turned by the worst angle that ``candidates`` lead to, of the batch's mean or of each image."""
+    """Base of the searches for an angle: one for the whole batch, or one for each image."""
 
     reports = "angle"
 
-    def __init__(self, per):
+    def __init__(self, per: str) -> None:
         super().__init__()
-        if per not in ("batch", "image"):
-            raise InvalidArgument(f"per must be 'batch' or 'image'. Received: per={per!r}")
-        self.per = per
-        self.whole_batch = per == "batch"
+        self.per = check_choice("per", per, ("batch", "image"))
+        self.per_batch = per == "batch"
 
-    def realise(self, value, x):
-        """Angles in degrees, (n,) -> turned images."""
+    def images_from(self, value: Any, x: Any) -> tuple[Any, Any]:
+        """Rotate the images by angles (n,) in degrees."""
         return rotate(x, value), wrap(value)
 
     def _scores(self, objective, x, angles):
@@ -88,29 +37,32 @@ class _Rotation(Adversary):
 
         def score(row):
             reached = objective(rotate(x, row))
-            return ops.broadcast_to(ops.mean(reached), ops.shape(reached)) if self.whole_batch else reached
+            return ops.broadcast_to(ops.mean(reached), ops.shape(reached)) if self.per_batch else reached
 
         return ops.map(score, angles)
 
 
-@keras.saving.register_keras_serializable("tf_robustcomp")
+@register("adversary", "rotation_search")
 class RotationSearch(_Rotation):
-    """The worst angle in [-180, 180): a grid, then its best points refined by halving steps.
+    """Worst angle in [-180, 180) by a grid, whose best points are refined by halving steps.
 
-    Stands for the differential evolution of Lei, Hassani, Saeedi Bidokhti 2021 (arXiv 2110.07007), whose maximum on
-    the same batch it reaches to within 0.5 % with fewer, always equally many evaluations and no randomness.  One angle
-    for all images is looked for on a part of the batch; only the peaks found there are compared on all of it.
+    It takes the place of the differential evolution of Lei, Hassani, Saeedi Bidokhti 2021 (arXiv 2110.07007), whose
+    maximum on the same batch it reaches to within 0.5 % with fewer evaluations, always the same number, and no
+    randomness.  One angle for all images is searched on a part of the batch; only the peaks found there are compared on
+    all of it.
 
     Args:
         per: "batch" for one angle for all images, the worst in the mean; "image" for one each.
         grid: int >= 1, equally spaced angles to begin with.
         peaks: int >= 1, how many of the best are refined.
-        halvings: int >= 0, rounds of refinement; each tries both sides at half the step before.
-        part: float in (0, 1], share of the batch (its first images, one in round(1 / part), 16 at least) on which the
-            grid and the refinement are made; 1 makes them on all.  Without meaning for ``per="image"``.
+        halvings: int >= 0, rounds of refinement; each tries both sides at half the step size before.
+        part: float in (0, 1], fraction of the batch (its first images, one in round(1 / part), 16 at least) on which
+            the grid and the refinement are made.  Not used with ``per="image"``.
     """
 
-    def __init__(self, per="batch", grid=36, peaks=2, halvings=4, part=0.125):
+    def __init__(
+        self, per: str = "batch", grid: int = 36, peaks: int = 2, halvings: int = 4, part: float = 0.125
+    ) -> None:
         super().__init__(per)
         self.grid = check_at_least("grid", grid, 1)
         self.peaks = min(check_at_least("peaks", peaks, 1), self.grid)
@@ -119,12 +71,12 @@ class RotationSearch(_Rotation):
         if self.part > 1:
             raise InvalidArgument(f"part must lie in (0, 1]. Received: part={part}")
 
-    def propose(self, objective, x, step):
-        """Look for the worst angles."""
+    def propose(self, objective: Callable, x: Any, step: Any) -> Proposal:
+        """Search for the worst angles."""
         row = ops.zeros_like(x[:, 0, 0, 0])
         grid = ops.convert_to_tensor(np.linspace(-180.0, 180.0, self.grid, endpoint=False, dtype="float32")[:, None])
         tried = self.grid + 2 * self.peaks * self.halvings
-        if not self.whole_batch or self.part == 1:
+        if not self.per_batch or self.part == 1:
             angles, scores = self._refined(lambda angles: self._scores(objective, x, angles), row + grid)
             return Proposal(_best_rows(angles, scores, 1)[0][0], tried)
         some = x[: _part_of(ops.shape(x)[0], round(1 / self.part))]
@@ -146,17 +98,17 @@ class RotationSearch(_Rotation):
     def _means_at_once(self, objective, some, angles):
         """Mean objective at each angle, (k, 1) -> (k, 1): few images at many angles are one batch."""
         count, number = ops.shape(some)[0], angles.shape[0]
-        turned = rotate(ops.tile(some, (number, 1, 1, 1)), ops.repeat(angles[:, 0], count))
-        return ops.mean(ops.reshape(objective(turned), (number, -1)), axis=1, keepdims=True)
+        rotated = rotate(ops.tile(some, (number, 1, 1, 1)), ops.repeat(angles[:, 0], count))
+        return ops.mean(ops.reshape(objective(rotated), (number, -1)), axis=1, keepdims=True)
 
-    def get_config(self):
-        """Constructor's arguments."""
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
         return {name: getattr(self, name) for name in ("per", "grid", "peaks", "halvings", "part")}
 
 
-@keras.saving.register_keras_serializable("tf_robustcomp")
+@register("adversary", "rotation_random", uses={"seed": "adversary_seed"})
 class RotationRandom(_Rotation):
-    """The worst of a few angles drawn uniformly from [-180, 180), anew at every step.
+    """Worst of a few angles drawn uniformly from [-180, 180), other ones at every step.
 
     Args:
         candidates: int >= 1, how many are drawn (8 in the paper).
@@ -164,13 +116,13 @@ class RotationRandom(_Rotation):
         seed: int; the angles are a function of (seed, step).
     """
 
-    def __init__(self, candidates=8, per="batch", seed=0):
+    def __init__(self, candidates: int = 8, per: str = "batch", seed: int = 0) -> None:
         super().__init__(per)
         self.candidates = check_at_least("candidates", candidates, 1)
         self.seed = check_at_least("seed", seed, 0)
 
-    def propose(self, objective, x, step):
-        """Look for the worst angles."""
+    def propose(self, objective: Callable, x: Any, step: Any) -> Proposal:
+        """Search for the worst angles."""
         drawn = keras.random.uniform(
             (self.candidates, 1), -180.0, 180.0, seed=step_seed("random angles", self.seed, step)
         )
@@ -178,13 +130,13 @@ class RotationRandom(_Rotation):
         angles, _ = _best_rows(angles, self._scores(objective, x, angles), 1)
         return Proposal(angles[0], self.candidates)
 
-    def get_config(self):
-        """Constructor's arguments."""
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
         return {"candidates": self.candidates, "per": self.per, "seed": self.seed}
 
 
 def _part_of(count, nth):
-    """How many images are one in ``nth``, but 16 at least; ``count`` is an int, or a tensor where it is not known."""
+    """Number of images that are one in ``nth``, but 16 at least; ``count`` is an int or a tensor."""
     part = (count + nth - 1) // nth
     return max(part, LEAST_PART) if isinstance(count, int) else ops.maximum(part, LEAST_PART)
 

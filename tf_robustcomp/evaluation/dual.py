@@ -1,15 +1,17 @@
 """The dual of the worst case over a Wasserstein ball."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from keras import ops
 
 from tf_robustcomp.adversaries import WassersteinBall
-from tf_robustcomp.adversaries.base import check_positive
-from tf_robustcomp.errors import InvalidArgument
-from tf_robustcomp.evaluation import figures, subjects
+from tf_robustcomp.evaluation import figures
+from tf_robustcomp.evaluation import models as subjects
 from tf_robustcomp.evaluation.results import Results, Row
+from tf_robustcomp.utils.checks import check_positive
+from tf_robustcomp.utils.errors import InvalidArgument
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +31,8 @@ class DualEstimate(Results):
 
     row_type = DualPoint
 
-    def draw(self, axes):
-        """Estimate against rho."""
+    def draw(self, axes: Any) -> None:
+        """Draw the estimate against rho."""
         models = figures.models_in(self.rows)
         for label, rows in self.lines().items():
             axes.plot(
@@ -42,13 +44,15 @@ class DualEstimate(Results):
         axes.set(xlabel="rho, mean squared distance", ylabel="dual estimate of the worst case")
 
 
-def dual_estimate(model, images, gamma, rhos, adversary=None, progress=False):
-    """gamma rho + E[max over x' of d(x', f(x')) - gamma ||x' - x||^2], with the maximum as far as an attack finds it.
+def dual_estimate(
+    model: Any, images: Any, gamma: float, rhos: Any, adversary: Any = None, progress: bool = False
+) -> DualEstimate:
+    """Return gamma rho + E[max over x' of d(x', f(x')) - gamma ||x' - x||^2], the maximum being what an attack finds.
 
     For the true maximum this is an upper bound on the worst case over the ball of radius rho, for every gamma (Sinha,
     Namkoong, Duchi 2018), and the published code calls it a certificate.  But an attack finds at most the maximum, so
-    what is computed here is a **lower estimate** of that upper bound and certifies nothing: a stronger attack may
-    raise it, and where it lies below a point of a worst-case curve it is that much too low.  At the attack's own rho
+    this is a **lower estimate** of that upper bound and certifies nothing: a stronger attack may raise it, and
+    where it lies below a point of a worst-case curve it is too low by that much.  At the attack's own rho
     it equals the attacked distortion.
 
     Args:
@@ -60,7 +64,7 @@ def dual_estimate(model, images, gamma, rhos, adversary=None, progress=False):
         progress: whether to show a progress bar.
 
     Returns:
-        DualEstimate, with lines for every stage of structured models.
+        lines for every stage of structured models.
     """
     models = subjects.labelled(model)
     images = subjects.checked_images(models, images)
@@ -70,16 +74,16 @@ def dual_estimate(model, images, gamma, rhos, adversary=None, progress=False):
         raise InvalidArgument(f"rhos must be numbers >= 0. Received: {rhos}")
     adversary = adversary or WassersteinBall(gamma=gamma, steps=100, method="adaptive")
     rows = []
-    for start, one, stage, bar in subjects.each_stage(models, len(subjects.batches(images)), progress, "dual"):
+    for job in subjects.each_stage(models, len(subjects.batches(images)), progress, "dual"):
         objective = []
-        for number, part in enumerate(subjects.batches(images)):
-            result = adversary.attack(one, part, number, **subjects.call_arguments(one, stage))
+        for part in subjects.batches(images):
+            result = adversary.attack(job.model, part, **subjects.call_arguments(job.model, job.stage))
             objective.append(ops.convert_to_numpy(result.objective).astype("float64"))
-            bar.update()
+            job.bar.update()
         values = np.concatenate(objective)
         rows += [
             DualPoint(
-                **start,
+                **job.row,
                 gamma=gamma,
                 rho=rho,
                 estimate=gamma * rho + float(values.mean()),

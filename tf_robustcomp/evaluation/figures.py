@@ -1,35 +1,49 @@
-"""How the figures of evaluations look, and how they are saved."""
+"""Style and write the figures of evaluations."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from tf_robustcomp import files
+from tf_robustcomp.utils.drawing import line, pyplot, save
 
-STYLES = ("-", "--", ":", "-.")
+LONG_TABLE = 80  # rows
 
 
-def style(row, models):
-    """Colour by the model, line style by the stage.
+def style(row: Any, models: Sequence[str]) -> dict[str, Any]:
+    """Return colour and marker of a row's model, and the dashes of its stage.
 
     Args:
         row: `results.Row`.
         models: labels in order.
     """
-    return {"color": f"C{models.index(row.model) % 10}", "linestyle": STYLES[(row.stages - row.stage) % len(STYLES)]}
+    return line(models.index(row.model), row.stages - row.stage)
 
 
-def models_in(rows):
-    """Labels of the models in order."""
+def models_in(rows: Sequence[Any]) -> list[str]:
+    """Return the labels of the models in order."""
     return list(dict.fromkeys(row.model for row in rows))
 
 
-def save(figure, prefix):
-    """Write ``prefix.png`` and ``prefix.pdf`` and close the figure; the paths."""
-    from matplotlib import pyplot as plt
+def write(results: Any, prefix: str | Path, title: str | None = None, shown: bool = True, drawn: bool = True) -> None:
+    """Write ``prefix.csv``, ``prefix.png`` and ``prefix.pdf``; print the table, unless it is long, and the paths.
 
-    paths = [Path(f"{prefix}.png"), Path(f"{prefix}.pdf")]
-    for path in paths:
-        with files.replacing(path) as temporary:
-            # Without a date the same figure is the same file.
-            figure.savefig(temporary, dpi=150, metadata={"CreationDate": None} if path.suffix == ".pdf" else None)
-    plt.close(figure)
-    return paths
+    Args:
+        results: `results.Results`.
+        prefix: path without suffix.
+        title: of the figure.
+        shown: whether to print.
+        drawn: whether to write the figures.
+    """
+    pyplot()
+    paths = [Path(f"{prefix}{suffix}") for suffix in (".csv", ".png", ".pdf")]
+    results.to_csv(paths[0])
+    if drawn:
+        axes = results.plot()
+        axes.set_title(title, fontsize=10)
+        save(axes.figure, *paths[1:])
+    else:
+        del paths[1:]
+    if shown and len(results) <= LONG_TABLE:
+        print(results.table())
+    if shown:
+        print("\n".join(map(str, paths)), flush=True)

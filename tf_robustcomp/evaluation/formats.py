@@ -1,21 +1,23 @@
-"""Rate and distortion of compressors' files beside those of common image formats, and the cost of a promise."""
+"""Rate and distortion of compressors' files beside common image formats, and the cost of a promise."""
 
 import dataclasses
 import io
 import math
+from typing import Any
 
 import numpy as np
 
-from tf_robustcomp.adversaries import rotate
-from tf_robustcomp.evaluation.distortions import noisy
+from tf_robustcomp.data.distortion import squared_error
+from tf_robustcomp.data.shifts import noisy, rotate
 from tf_robustcomp.evaluation.results import Results, Row
+from tf_robustcomp.utils.drawing import COLOURS, line
 
 QUALITIES = {"JPEG": (1, 5, 10, 20, 40, 70), "WebP": (0, 1, 5, 10, 20, 40, 70)}
 
 
 @dataclasses.dataclass(frozen=True)
 class RateRow(Row):
-    """A file: ``variant`` (mode of a compressor, quality of a format), size, and mean distortion of what it gives."""
+    """A file: ``variant`` (mode of a compressor, quality of a format), size, and mean distortion of its images."""
 
     variant: str
     images: int
@@ -30,27 +32,27 @@ class Rates(Results):
 
     row_type = RateRow
 
-    def draw(self, axes):
-        """A line for each format and compressor; both axes are logarithmic, so lossless files are left out."""
-        for label, rows in self.lines().items():
+    def draw(self, axes: Any) -> None:
+        """Draw a line for each format and compressor; both axes are logarithmic, so lossless files are left out."""
+        for number, (label, rows) in enumerate(self.lines().items()):
             points = sorted((row.bits_per_image, row.distortion) for row in rows if row.distortion > 0)
             if points:
-                axes.plot(*zip(*points, strict=True), marker="o", ms=4, label=label)
+                axes.plot(*zip(*points, strict=True), **line(number, number // len(COLOURS)), ms=4, label=label)
         axes.set(xscale="log", yscale="log", xlabel="bits per image, whole file", ylabel="distortion per image")
 
 
 @dataclasses.dataclass(frozen=True)
 class PromiseRow(Row):
-    """What a greatest distortion costs on one kind of images.
+    """Cost of a promised greatest distortion on one kind of images.
 
     Attributes:
         shift: of the images.
-        images: how many.
+        images: number of images.
         max_distortion: promised.
-        without: share of the images whose learned code alone breaks the promise.
+        without: fraction of the images whose learned code alone breaks the promise.
         worst: greatest distortion reached.
         bits_per_image: of the whole file.
-        stored: share of images stored losslessly.
+        stored: fraction of images stored losslessly.
     """
 
     shift: str
@@ -69,8 +71,8 @@ class Promise(Results):
     row_type = PromiseRow
 
 
-def rates_of_formats(images):
-    """PNG, WebP and JPEG of all images as one picture.
+def rates_of_formats(images: np.ndarray) -> Rates:
+    """Return sizes and distortions of PNG, WebP and JPEG of all images as one picture.
 
     Args:
         images: (n, h, w, c) in [0, 1] of 8 bits, c 1 or 3.
@@ -95,16 +97,17 @@ def rates_of_formats(images):
     return Rates(tuple(rows))
 
 
-def rates_of_model(label, model, images, progress=False):
-    """Files of a compressor in both modes, and in entropy mode cut after each earlier stage.
+def rates_of_model(label: str, model: Any, images: np.ndarray, progress: bool = False) -> Rates:
+    """Return sizes and distortions of a compressor's files in both modes, and in entropy mode cut after each stage.
 
     Args:
-        label: what the rows call it.
+        label: name in the rows.
         model: compressor with an entropy model.
         images: (n, h, w, c) in [0, 1].
         progress: whether to show progress bars.
     """
-    from tf_robustcomp.compressors import bitstream, container
+    from tf_robustcomp.coding import container
+    from tf_robustcomp.compression import bitstream
 
     rows = []
     for mode in bitstream.MODES:
@@ -112,37 +115,39 @@ def rates_of_model(label, model, images, progress=False):
         for stage in range(1, model.stages + 1):
             if mode == "fixed" and stage < model.stages:
                 continue
-            entry = container.read_header(data).entry(stage)
-            cut = data[: entry.start + entry.size]
+            header = container.read_header(data)
+            cut = data[: sum((entry.start + entry.size for entry in header.entries if entry.kind == stage), 0)]
             decoded = bitstream.decompress(model, cut, stage, progress)
-            squares = np.mean(np.sum((decoded - images) ** 2, axis=(1, 2, 3), dtype="float64"))
+            squares = np.mean(squared_error(decoded, images))
             rows.append(_rate_row(label, stage, model.stages, mode, len(images), len(cut), float(squares)))
     return Rates(tuple(rows))
 
 
-def shifts(images):
-    """Images in and out of the distribution, by name."""
-    turned = rotate(images, np.full(len(images), 45, np.float32))
+def shifts(images: np.ndarray) -> dict[str, np.ndarray]:
+    """Return images in and out of the distribution, by name."""
+    rotated = rotate(images, np.full(len(images), 45, np.float32))
     shifted = {
         "clean": images,
-        "turned by 45 degrees": np.asarray(turned),
+        "rotated by 45 degrees": np.asarray(rotated),
         "noisy (rho 20.1)": noisy(images, 20.1),
         "inverted": 1 - images,
     }
     return {name: (np.round(part * 255) / 255).astype(np.float32) for name, part in shifted.items()}
 
 
-def cost_of_promise(label, model, images, max_distortion, progress=False):
-    """Code shifted images so that none is further away than promised.
+def cost_of_promise(
+    label: str, model: Any, images: np.ndarray, max_distortion: float, progress: bool = False
+) -> Promise:
+    """Code shifted images so that none is further away than promised, and return the cost.
 
     Args:
-        label: what the rows call the model.
+        label: name in the rows.
         model: compressor with an entropy model.
         images: (n, h, w, c) in [0, 1].
         max_distortion: sum of squared errors of an image.
         progress: whether to show progress bars.
     """
-    from tf_robustcomp.compressors import bitstream
+    from tf_robustcomp.compression import bitstream
 
     rows = []
     for name, part in shifts(images).items():
@@ -157,17 +162,13 @@ def cost_of_promise(label, model, images, max_distortion, progress=False):
                 shift=name,
                 images=len(part),
                 max_distortion=max_distortion,
-                without=float(np.mean(_squares(part, plain) > max_distortion)),
-                worst=float(_squares(part, decoded).max()),
+                without=float(np.mean(squared_error(part, plain) > max_distortion)),
+                worst=float(squared_error(part, decoded).max()),
                 bits_per_image=cost.file_bits / len(part),
                 stored=cost.stored / len(part),
             )
         )
     return Promise(tuple(rows))
-
-
-def _squares(one, other):
-    return np.sum((one.astype("float64") - other) ** 2, axis=(1, 2, 3))
 
 
 def _rate_row(label, stage, stages, variant, images, size, distortion):

@@ -1,25 +1,36 @@
-"""A search without gradients for worse images: the check on attacks that trust the quantiser's surrogate gradient."""
+"""A search for worse images without gradients: it checks attacks that rely on the quantiser's surrogate gradient."""
+
+from typing import Any
 
 import numpy as np
 
-from tf_robustcomp.evaluation import subjects
+from tf_robustcomp.data.distortion import squared_error
+from tf_robustcomp.evaluation import models as subjects
 
 ROUNDS = 100
-GROWTH = 1.5  # of the step after a success; one success in five keeps it (Rechenberg 1973)
-FIRST_STEP = 0.3  # 2-norm of the first change
+GROWTH = 1.5  # of the step size after a success; one success in five keeps it (Rechenberg 1973)
+FIRST_STEP = 0.3  # 2-norm of the first perturbation
 
 
-def search_gain(model, stage, clean, attacked, gamma, rounds=ROUNDS, seed=0):
-    """Share by which a (1+1) evolution strategy raises sum of d(x', f(x')) - gamma ||x' - x||^2 above its start.
+def search_gain(
+    model: Any,
+    stage: int,
+    clean: np.ndarray,
+    attacked: np.ndarray,
+    gamma: float,
+    rounds: int = ROUNDS,
+    seed: int = 0,
+) -> float:
+    """Return the fraction by which a (1+1) evolution strategy raises the sum of d(x', f(x')) - gamma ||x' - x||^2.
 
-    Each image has a step size of its own, adapted by the one-fifth rule.  Changes are Gaussian, on the whole image or
+    Each image has its own step size, adapted by the one-fifth rule.  Perturbations are Gaussian, on the whole image or
     on a random block of it.
 
     Args:
         model: model.
         stage: of its code.
         clean: images (n, h, w, c) in [0, 1].
-        attacked: where the search starts, the same shape.
+        attacked: images at which the search starts.
         gamma: price > 0.
         rounds: evaluations of each image.
         seed: int.
@@ -31,7 +42,7 @@ def search_gain(model, stage, clean, attacked, gamma, rounds=ROUNDS, seed=0):
     measure = subjects.measurer(model, stage)
 
     def objective(images):
-        return measure(images)[1] - gamma * np.sum((images - clean) ** 2, axis=(1, 2, 3), dtype="float64")
+        return measure(images)[1] - gamma * squared_error(images, clean)
 
     best = attacked.astype("float32")
     first = reached = objective(best)

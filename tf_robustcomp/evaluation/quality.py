@@ -1,11 +1,13 @@
-"""How near decoded pictures are to their originals: distortion, PSNR, MS-SSIM; as CSV and side by side."""
+"""Quality of decoded pictures: distortion, PSNR, MS-SSIM; as CSV and side by side."""
 
-import csv
 import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from tf_robustcomp import files
+from tf_robustcomp.utils import drawing, table
 
 COLUMNS = ("name", "picture", "height", "width", "distortion", "psnr_db", "ms_ssim")
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales (Wang, Simoncelli, Bovik 2003)
@@ -23,17 +25,32 @@ class Quality:
     ms_ssim: np.ndarray
 
 
-def measure(original, decoded):
-    """Compare `datasets.pictures.Pictures` of bytes."""
-    one, other = original.pixels, decoded.pixels
-    squares = np.array([np.sum((a / 255 - b / 255) ** 2) for a, b in zip(one, other, strict=True)])
-    with np.errstate(divide="ignore"):
-        psnr = -10 * np.log10(squares / np.prod(one.shape[1:]))
-    return Quality(squares, psnr, ms_ssim(one, other))
+def measure(originals: Sequence[Any], decoded: Sequence[Any], similarity: bool = True) -> list[Quality]:
+    """Compare `data.pictures.Pictures` of bytes, one with one.
+
+    Args:
+        originals: pictures.
+        decoded: as many, each of the shape of its original.
+        similarity: whether to measure MS-SSIM, which takes most of the time; else it is nan.
+    """
+    found: list[Any] = [None] * len(originals)
+    by_shape: dict[tuple, list[int]] = {}
+    for number, item in enumerate(originals):
+        by_shape.setdefault(item.pixels.shape[1:], []).append(number)
+    for shape, numbers in by_shape.items():  # MS-SSIM is set up once for all pictures of one shape
+        one, other = (np.concatenate([items[n].pixels for n in numbers]) for items in (originals, decoded))
+        squares = np.array([np.sum((a / 255 - b / 255) ** 2) for a, b in zip(one, other, strict=True)])
+        with np.errstate(divide="ignore"):
+            psnr = -10 * np.log10(squares / np.prod(shape))
+        alike = ms_ssim(one, other) if similarity else np.full(len(one), np.nan)
+        ends = np.cumsum([len(originals[n].pixels) for n in numbers])[:-1]
+        for n, *values in zip(numbers, *(np.split(array, ends) for array in (squares, psnr, alike)), strict=True):
+            found[n] = Quality(*values)
+    return found
 
 
-def ms_ssim(one, other):
-    """Multi-scale structural similarity of bytes (n, h, w, c) each: (n,).
+def ms_ssim(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return the multi-scale structural similarity (n,) of bytes (n, h, w, c).
 
     Small pictures have fewer than five scales: as many as leave the window of 11 pixels whole, their weights scaled to
     sum 1.
@@ -56,24 +73,19 @@ def ms_ssim(one, other):
     return np.concatenate(parts)
 
 
-def write_csv(path, originals, measured):
-    """A row for each picture."""
-    with files.replacing(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for item, quality in zip(originals, measured, strict=True):
-            rows = zip(quality.distortion, quality.psnr, quality.ms_ssim, strict=True)
-            for number, values in enumerate(rows):
-                writer.writerow([item.name, number, *item.pixels.shape[1:3], *(f"{value:.6g}" for value in values)])
+def write_csv(path: Path, originals: Sequence[Any], measured: Sequence[Quality]) -> None:
+    """Write a row for each picture."""
+    rows = []
+    for item, quality in zip(originals, measured, strict=True):
+        for number, values in enumerate(zip(quality.distortion, quality.psnr, quality.ms_ssim, strict=True)):
+            cells = [item.name, number, *item.pixels.shape[1:3], *(f"{value:.6g}" for value in values)]
+            rows.append(dict(zip(COLUMNS, cells, strict=True)))
+    table.write_csv(path, rows, COLUMNS)
 
 
-def draw(path, originals, decoded):
-    """Original above, decoded below, of the first pictures."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
+def draw(path: Path, originals: Sequence[Any], decoded: Sequence[Any]) -> None:
+    """Draw the first pictures: originals above, decoded ones below."""
+    plt = drawing.pyplot()
     items = zip(originals, decoded, strict=True)
     pairs = [pair for one, other in items for pair in zip(one.pixels, other.pixels, strict=True)][:DRAWN]
     figure, axes = plt.subplots(2, len(pairs), figsize=(1.3 * len(pairs) + 0.6, 3), layout="constrained", squeeze=False)
@@ -85,6 +97,4 @@ def draw(path, originals, decoded):
         axes[1, column].set_xlabel(f"{squares:.1f}", fontsize=8)
     axes[0, 0].set_ylabel("original")
     axes[1, 0].set_ylabel("decoded")
-    with files.replacing(path) as temporary:
-        figure.savefig(temporary, dpi=150)
-    plt.close(figure)
+    drawing.save(figure, path)

@@ -1,9 +1,12 @@
-"""How the stages of codes share the bits, and what each share buys."""
+"""Bits and distortion of each stage of a code."""
 
 import dataclasses
+from typing import Any
 
-from tf_robustcomp.evaluation import figures, subjects
+from tf_robustcomp.evaluation import figures
+from tf_robustcomp.evaluation import models as subjects
 from tf_robustcomp.evaluation.results import Results, Row
+from tf_robustcomp.utils.drawing import line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,15 +16,15 @@ class RatePoint(Row):
     Attributes:
         latents: of the code up to this stage.
         rate_bits: bits per image of the code up to this stage.
-        share: of the whole code's bits.
+        fraction: of the whole code's bits.
         distortion: mean distortion of the images given, nan without any.
         distortion_error: its standard error.
-        images: how many.
+        images: number of images.
     """
 
     latents: int
     rate_bits: float
-    share: float
+    fraction: float
     distortion: float
     distortion_error: float
     images: int
@@ -33,8 +36,8 @@ class RateAllocation(Results):
 
     row_type = RatePoint
 
-    def draw(self, axes):
-        """Distortion against rate, or without images the bits of the stages as bars."""
+    def draw(self, axes: Any) -> None:
+        """Draw distortion against rate, or without images the bits of the stages as bars."""
         models = figures.models_in(self.rows)
         for number, model in enumerate(models):
             rows = [row for row in self.rows if row.model == model]
@@ -44,13 +47,12 @@ class RateAllocation(Results):
                     rate,
                     [row.distortion for row in rows],
                     [row.distortion_error for row in rows],
-                    marker="o",
-                    color=f"C{number % 10}",
+                    **line(number),
                     label=model,
                 )
                 continue
             for row in reversed(rows):  # the first stage's bar in front
-                axes.barh(number, row.rate_bits, color=f"C{number % 10}", alpha=1 if row.stage == 1 else 0.5)
+                axes.barh(number, row.rate_bits, color=line(number)["color"], alpha=1 if row.stage == 1 else 0.5)
         if self.rows and self.rows[0].images:
             axes.set(ylabel="distortion (sum of squared errors)", ylim=(0, None))
         else:
@@ -58,38 +60,35 @@ class RateAllocation(Results):
         axes.set(xlabel="rate, bits per image")
 
 
-def rate_allocation(models, images=None, progress=False):
-    """Latents and bits of each stage's code and, where images are given, its distortion on them.
+def rate_allocation(models: Any, images: Any = None, progress: bool = False) -> RateAllocation:
+    """Return latents and bits of each stage's code and, where images are given, its distortion on them.
 
     Args:
         models: compressors, as in `worst_case_curve`.
         images: (n, h, w, c) in [0, 1], or None.
         progress: whether to show a progress bar.
-
-    Returns:
-        RateAllocation
     """
     models = subjects.labelled(models)
     if images is not None:
         images = subjects.checked_images(models, images)
     rows = []
-    for start, model, stage, bar in subjects.each_stage(models, 1, progress, "rates"):
+    for job in subjects.each_stage(models, 1, progress, "rates"):
         mean, error, count = float("nan"), float("nan"), 0
         if images is not None:
-            _, distortion = subjects.measurer(model, stage)(images)
+            _, distortion = subjects.measurer(job.model, job.stage)(images)
             mean, error = float(distortion.mean(dtype="float64")), subjects.standard_error(distortion)
             count = len(images)
-        bits = model.stage_rate(stage)
+        bits = job.model.stage_rate(job.stage)
         rows.append(
             RatePoint(
-                **start,
-                latents=model.stage_width(stage),
+                **job.row,
+                latents=job.model.stage_width(job.stage),
                 rate_bits=bits,
-                share=bits / model.rate,
+                fraction=bits / job.model.rate,
                 distortion=mean,
                 distortion_error=error,
                 images=count,
             )
         )
-        bar.update()
+        job.bar.update()
     return RateAllocation(tuple(rows))

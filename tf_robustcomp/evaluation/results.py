@@ -1,27 +1,28 @@
-"""What an evaluation returns: rows of plain values, as a table, as CSV, as a figure."""
+"""Results of an evaluation: rows of plain values, as a table, as CSV, as a figure."""
 
 import csv
 import dataclasses
 import math
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
-from tf_robustcomp import files
-from tf_robustcomp.errors import DataError, InvalidArgument
+from tf_robustcomp.utils import table
+from tf_robustcomp.utils.errors import DataError, InvalidArgument
 
 LEGEND_WIDTH = 95  # characters in a figure's width
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What every row begins with: the model's label, and the stage of its code, of how many."""
+    """Start of every row: the model's label, the stage index, and the number of stages."""
 
     model: str
     stage: int
     stages: int
 
     @property
-    def line(self):
+    def line(self) -> str:
         """Label of the line that the row belongs to."""
         return self.model if self.stages == 1 else f"{self.model}, stage {self.stage}"
 
@@ -62,19 +63,19 @@ class Results:
         return self.table()
 
     @classmethod
-    def columns(cls):
-        """Names of the columns."""
+    def columns(cls) -> list[str]:
+        """Return the names of the columns."""
         return [f.name for f in dataclasses.fields(cls.row_type)]
 
-    def lines(self):
-        """The rows by the line that they belong to: dict of label -> list of rows, in order."""
+    def lines(self) -> dict[str, list[Any]]:
+        """Return the rows by the label of their line, in order."""
         lines: dict[str, list] = {}
         for row in self.rows:
             lines.setdefault(row.line, []).append(row)
         return lines
 
-    def line(self, label):
-        """The rows of one line.
+    def line(self, label: str) -> list[Any]:
+        """Return the rows of one line.
 
         Raises:
             InvalidArgument: there is none of that label.
@@ -83,22 +84,17 @@ class Results:
             raise InvalidArgument(f"label must be one of {', '.join(self.lines())}. Received: {label}")
         return self.lines()[label]
 
-    def table(self):
-        """The rows as aligned text under their columns' names, numbers to four digits."""
-        cells = [self.columns(), *([_shown(value) for value in dataclasses.astuple(row)] for row in self.rows)]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        return "\n".join("  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in cells)
+    def table(self) -> str:
+        """Return the rows as aligned text, numbers to four digits."""
+        return table.text(self.columns(), [[_shown(value) for value in dataclasses.astuple(row)] for row in self.rows])
 
-    def to_csv(self, path):
-        """Write the rows under a header; every float is written so that ``from_csv`` gives back the same."""
-        with files.replacing(path) as temporary, open(temporary, "w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(self.columns())
-            writer.writerows(map(dataclasses.astuple, self.rows))
+    def to_csv(self, path: str | Path) -> None:
+        """Write the rows with a header; ``from_csv`` gives back the same floats."""
+        table.write_csv(path, map(dataclasses.asdict, self.rows), self.columns())
 
     @classmethod
-    def from_csv(cls, path):
-        """Read what ``to_csv`` wrote.
+    def from_csv(cls, path: str | Path) -> Self:
+        """Return the results in a file of ``to_csv``.
 
         Raises:
             DataError: names the file and the line.
@@ -116,8 +112,8 @@ class Results:
         return cls(tuple(cls._parsed(path, number, words) for number, words in enumerate(lines, 2)))
 
     @classmethod
-    def from_records(cls, records):
-        """Rows from dicts of column -> value, as ``to_records`` gives them.
+    def from_records(cls, records: Iterable[dict[str, Any]]) -> Self:
+        """Return the results in dicts of ``to_records``.
 
         Raises:
             DataError: a record lacks a column, has another one or a value of another type.
@@ -128,11 +124,11 @@ class Results:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"not a record of {cls.__name__} ({error})") from None
 
-    def to_records(self):
-        """Rows as dicts of what JSON knows: inf and nan are strings."""
+    def to_records(self) -> list[dict[str, Any]]:
+        """Return the rows as dicts for JSON: inf and nan are strings."""
         return [{name: _plain(value) for name, value in dataclasses.asdict(row).items()} for row in self.rows]
 
-    def plot(self, axes=None):
+    def plot(self, axes: Any = None) -> Any:
         """Draw into matplotlib axes (new ones by default), and return them."""
         if axes is None:
             from matplotlib import pyplot as plt
@@ -140,13 +136,25 @@ class Results:
             _, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
         self.draw(axes)
         axes.grid(alpha=0.3)
-        labels = axes.get_legend_handles_labels()[1]
-        if labels:  # below, where it hides nothing, in as many columns as the width holds
-            columns = max(1, min(len(labels), 4, LEGEND_WIDTH // (max(map(len, labels)) + 7)))
-            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=columns, fontsize=9)
+        self.legend(axes)
         return axes
 
-    def draw(self, axes):
+    @staticmethod
+    def legend(axes: Any) -> None:
+        """Put the legend below the axes, where it hides nothing, in as many columns as the width holds."""
+        handles, labels = axes.get_legend_handles_labels()
+        if not labels:
+            return
+        columns = max(1, min(len(labels), 4, LEGEND_WIDTH // (max(map(len, labels)) + 7)))
+        figure = axes.figure
+        if figure.get_layout_engine() and len(figure.axes) == 1:  # the layout makes room for it
+            for old in list(figure.legends):
+                old.remove()
+            figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=9)
+        else:
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=columns, fontsize=9)
+
+    def draw(self, axes: Any) -> None:
         """Draw the lines into axes and name these."""
         raise NotImplementedError
 

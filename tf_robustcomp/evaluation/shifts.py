@@ -1,17 +1,21 @@
-"""Distortion on shifted images: turned by given angles, noisy, or worst in a norm ball."""
+"""Distortion on shifted images: rotated by given angles, noisy, or worst in a norm ball."""
 
 import dataclasses
 import math
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from tf_robustcomp.adversaries import L2Ball, LinfBall, rotate
-from tf_robustcomp.adversaries.base import step_seed
-from tf_robustcomp.errors import InvalidArgument
-from tf_robustcomp.evaluation import figures, subjects
+from tf_robustcomp.adversaries import L2Ball, LinfBall
+from tf_robustcomp.backend.randomness import step_seed
+from tf_robustcomp.data.shifts import rotate
+from tf_robustcomp.evaluation import figures
+from tf_robustcomp.evaluation import models as subjects
 from tf_robustcomp.evaluation.results import Results, Row
+from tf_robustcomp.utils.checks import check_choice
+from tf_robustcomp.utils.errors import InvalidArgument
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,10 +25,10 @@ class ShiftPoint(Row):
     Attributes:
         shift: the quantity: "angle" (degrees, counter-clockwise), "noise" (rho), "l2" or "linf" (epsilon).
         strength: its value.
-        rho: mean squared 2-norm of the change, as measured.
-        distortion: mean over images; of the shifted image and what is left of it after coding.
+        rho: mean squared 2-norm of the perturbation, as measured.
+        distortion: mean over images, between the shifted image and its reconstruction.
         distortion_error: its standard error.
-        images: how many.
+        images: number of images.
     """
 
     shift: str
@@ -38,7 +42,7 @@ class ShiftPoint(Row):
 AXIS_NAMES = {
     "angle": "angle in degrees, counter-clockwise",
     "noise": "rho of the noise, before clipping",
-    "l2": "epsilon, 2-norm of the change",
+    "l2": "epsilon, 2-norm of the perturbation",
     "linf": "epsilon, greatest change of a pixel",
 }
 
@@ -49,8 +53,8 @@ class ShiftCurve(Results):
 
     row_type = ShiftPoint
 
-    def draw(self, axes):
-        """Means, and bands of two standard errors."""
+    def draw(self, axes: Any) -> None:
+        """Draw means, and bands of two standard errors."""
         models = figures.models_in(self.rows)
         for label, rows in self.lines().items():
             look = figures.style(rows[0], models)
@@ -58,40 +62,34 @@ class ShiftCurve(Results):
                 np.array([getattr(row, name) for row in rows])
                 for name in ("strength", "distortion", "distortion_error")
             )
-            axes.plot(x, mean, **look, marker="." if len(x) < 20 else None, label=label)
+            axes.plot(x, mean, **look, ms=4, markevery=max(1, len(x) // 12), label=label)
             axes.fill_between(x, mean - 2 * error, mean + 2 * error, color=look["color"], alpha=0.2, linewidth=0)
         if self.rows:
             axes.set(xlabel=AXIS_NAMES[self.rows[0].shift])
         axes.set(ylabel="distortion (sum of squared errors)", ylim=(0, None))
 
 
-def rotation_curve(models, images, angles, progress=False):
-    """Turn the whole set by each angle, code it, measure.
+def rotation_curve(models: Any, images: Any, angles: Any, progress: bool = False) -> ShiftCurve:
+    """Rotate the whole set by each angle, and measure the distortion.
 
     Args:
         models: as in `worst_case_curve`.
         images: (n, h, w, c) in [0, 1].
-        angles: degrees, counter-clockwise; see `adversaries.rotate`.
+        angles: degrees, counter-clockwise; see `data.shifts.rotate`.
         progress: whether to show a progress bar.
-
-    Returns:
-        ShiftCurve
     """
-    return _curve("angle", models, images, _strengths("angles", angles, signed=True), _turned, progress)
+    return _curve("angle", models, images, _strengths("angles", angles, signed=True), _rotated, progress)
 
 
-def noise_curve(models, images, rhos, seed=0, progress=False):
-    """Add Gaussian noise of mean squared norm rho, clip to [0, 1], code, measure.
+def noise_curve(models: Any, images: Any, rhos: Any, seed: int = 0, progress: bool = False) -> ShiftCurve:
+    """Add Gaussian noise of mean squared norm rho, clip to [0, 1], and measure the distortion.
 
     Args:
         models: as in `worst_case_curve`.
         images: (n, h, w, c) in [0, 1].
-        rhos: mean squared norms >= 0 before clipping; the column ``rho`` has what is left after it.
-        seed: int; every model meets the same noise.
+        rhos: mean squared norms >= 0 before clipping; the column ``rho`` has the norm after it.
+        seed: int; every model gets the same noise.
         progress: whether to show a progress bar.
-
-    Returns:
-        ShiftCurve
     """
 
     def noisy(part, rho, number):
@@ -102,8 +100,10 @@ def noise_curve(models, images, rhos, seed=0, progress=False):
     return _curve("noise", models, images, _strengths("rhos", rhos), noisy, progress)
 
 
-def lp_curve(models, images, epsilons, norm="l2", steps=20, progress=False):
-    """Attack every image within a norm ball, as `L2Ball` and `LinfBall` do, and measure.
+def lp_curve(
+    models: Any, images: Any, epsilons: Any, norm: str = "l2", steps: int = 20, progress: bool = False
+) -> ShiftCurve:
+    """Attack every image within a norm ball, as `L2Ball` and `LinfBall` do, and measure the distortion.
 
     Args:
         models: as in `worst_case_curve`.
@@ -112,30 +112,26 @@ def lp_curve(models, images, epsilons, norm="l2", steps=20, progress=False):
         norm: "l2" or "linf".
         steps: int >= 1, gradient steps.
         progress: whether to show a progress bar.
-
-    Returns:
-        ShiftCurve
     """
     balls = {"l2": L2Ball, "linf": LinfBall}
-    if norm not in balls:
-        raise InvalidArgument(f"norm must be 'l2' or 'linf'. Received: norm={norm!r}")
+    check_choice("norm", norm, tuple(balls))
     models = subjects.labelled(models)
     images = subjects.checked_images(models, images)
     adversaries = [balls[norm](epsilon, steps=steps) for epsilon in _strengths("epsilons", epsilons)]
     parts, rows = subjects.batches(images), []
-    for start, model, stage, bar in subjects.each_stage(models, len(parts) * len(adversaries), progress, norm):
-        arguments = subjects.call_arguments(model, stage)
+    for job in subjects.each_stage(models, len(parts) * len(adversaries), progress, norm):
+        arguments = subjects.call_arguments(job.model, job.stage)
         for adversary in adversaries:
             results = []
             for part in parts:
-                result = adversary.attack(model, part, **arguments)
+                result = adversary.attack(job.model, part, **arguments)
                 results.append([ops.convert_to_numpy(value) for value in (result.radius, result.distortion)])
-                bar.update()
-            rows.append(_row(start, norm, adversary.epsilon, *map(np.concatenate, zip(*results, strict=True))))
+                job.bar.update()
+            rows.append(_row(job, norm, adversary.epsilon, *map(np.concatenate, zip(*results, strict=True))))
     return ShiftCurve(tuple(rows))
 
 
-def _turned(part, angle, number):
+def _rotated(part, angle, number):
     return rotate(part, angle)
 
 
@@ -151,25 +147,25 @@ def _strengths(name, values, signed=False):
 
 
 def _curve(kind, models, images, strengths, shift, progress):
-    """Rows for every model, stage and strength; ``shift(part, strength, number of the part)`` gives the images."""
+    """Rows for every model, stage and strength; ``shift(part, strength, number of the part)`` returns the images."""
     models = subjects.labelled(models)
     images = subjects.checked_images(models, images)
     parts, rows = subjects.batches(images), []
-    for start, model, stage, bar in subjects.each_stage(models, len(strengths), progress, kind):
-        measure = subjects.measurer(model, stage, shift)
+    for job in subjects.each_stage(models, len(strengths), progress, kind):
+        measure = subjects.measurer(job.model, job.stage, shift)
         for strength in strengths:
             measured = [measure(part, np.float32(strength), np.int32(i)) for i, part in enumerate(parts)]
-            rows.append(_row(start, kind, strength, *map(np.concatenate, zip(*measured, strict=True))))
-            bar.update()
+            rows.append(_row(job, kind, strength, *map(np.concatenate, zip(*measured, strict=True))))
+            job.bar.update()
     return ShiftCurve(tuple(rows))
 
 
-def _row(start, kind, strength, radius, distortion):
+def _row(job, kind, strength, radius, distortion):
     distortion = distortion.astype("float64")
     error = subjects.standard_error(distortion)
     rho = float(radius.astype("float64").mean())
     return ShiftPoint(
-        **start,
+        **job.row,
         shift=kind,
         strength=strength,
         rho=rho,

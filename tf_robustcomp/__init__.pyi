@@ -1,0 +1,71 @@
+import typing
+
+from .adversaries import Adversary as Adversary
+from .adversaries import AttackResult as AttackResult
+from .adversaries import L2Ball as L2Ball
+from .adversaries import LinfBall as LinfBall
+from .adversaries import Proposal as Proposal
+from .adversaries import RotationRandom as RotationRandom
+from .adversaries import RotationSearch as RotationSearch
+from .adversaries import WassersteinBall as WassersteinBall
+from .adversaries.augmentation import Augmentation as Augmentation
+from .adversaries.augmentation import NoiseAugmentation as NoiseAugmentation
+from .adversaries.augmentation import RotationAugmentation as RotationAugmentation
+from .backend.fused import Adam as Adam
+from .compression import CompressionModel as CompressionModel
+from .compression import Compressor as Compressor
+from .compression import MinMaxTraining as MinMaxTraining
+from .compression import ResidualCompressor as ResidualCompressor
+from .compression import RotationAligned as RotationAligned
+from .compression import ScalarQuantizer as ScalarQuantizer
+from .compression import SuccessiveRefinement as SuccessiveRefinement
+from .compression.archive import decode_file as decode_file
+from .compression.archive import encode_files as encode_files
+from .data.random_labels import random_labels as random_labels
+from .evaluation import DualEstimate as DualEstimate
+from .evaluation import RateAllocation as RateAllocation
+from .evaluation import ShiftCurve as ShiftCurve
+from .evaluation import WorstCaseCurve as WorstCaseCurve
+from .evaluation import dual_estimate as dual_estimate
+from .evaluation import lp_curve as lp_curve
+from .evaluation import noise_curve as noise_curve
+from .evaluation import rate_allocation as rate_allocation
+from .evaluation import rotation_curve as rotation_curve
+from .evaluation import worst_case_curve as worst_case_curve
+from .networks import resnet_v2 as resnet_v2
+from .pruning import DNS as DNS
+from .pruning import ERK as ERK
+from .pruning import NM as NM
+from .pruning import Blocks as Blocks
+from .pruning import ByPath as ByPath
+from .pruning import Channels as Channels
+from .pruning import ConstantSparsity as ConstantSparsity
+from .pruning import DynamicNetworkSurgery as DynamicNetworkSurgery
+from .pruning import Global as Global
+from .pruning import MagnitudePruning as MagnitudePruning
+from .pruning import MovementPruning as MovementPruning
+from .pruning import PolynomialDecay as PolynomialDecay
+from .pruning import PruningMonitor as PruningMonitor
+from .pruning import PruningOptimizer as PruningOptimizer
+from .pruning import RandomPruning as RandomPruning
+from .pruning import RigL as RigL
+from .pruning import SparsityReport as SparsityReport
+from .pruning import StepContext as StepContext
+from .pruning import Uniform as Uniform
+from .pruning import Unstructured as Unstructured
+from .pruning import is_kernel as is_kernel
+from .pruning import load_sparse as load_sparse
+from .pruning import reschedule as reschedule
+from .pruning import save_sparse as save_sparse
+from .pruning import sparsity_report as sparsity_report
+from .utils.errors import BitstreamError as BitstreamError
+from .utils.errors import DataError as DataError
+from .utils.errors import Error as Error
+from .utils.errors import InvalidArgument as InvalidArgument
+from .utils.errors import RunError as RunError
+from .utils.registry import register as register
+
+__version__: str
+
+def load_model(path: typing.Any) -> typing.Any: ...
+def load_all() -> None: ...

@@ -1,0 +1,83 @@
+"""Gradients, tracing and reading of variables on every backend."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from tf_robustcomp.backend import BACKEND
+
+if BACKEND == "tensorflow":
+    import tensorflow as tf
+elif BACKEND == "jax":
+    import jax
+elif BACKEND == "torch":
+    import torch
+
+
+def apply_gradients(optimizer: keras.optimizers.Optimizer, gradients: list, variables: list) -> None:
+    """Apply gradients by an optimizer that is inside another one.
+
+    Keras' loss scaling branches, and under JAX branches may not assign: there it is asked for the new values.
+
+    Args:
+        optimizer: built Keras optimizer.
+        gradients, variables: lists of one length, for all that the optimizer trains.
+    """
+    if BACKEND != "jax" or not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        optimizer.apply(gradients, variables)
+        return
+    state = list(optimizer.variables)
+    values = optimizer.stateless_apply([v.value for v in state], gradients, [v.value for v in variables])
+    for variable, value in zip([*variables, *state], itertools.chain(*values), strict=True):
+        variable.assign(value)
+
+
+def value_and_input_gradient(function: Callable, x: Any) -> tuple[Any, Any]:
+    """Return the values of ``function`` and the gradient of their sum with respect to its input.
+
+    Args:
+        function: maps a float tensor (n, ...) to values (n,), row by row independently of one another.
+        x: float tensor (n, ...).
+
+    Returns:
+        ``(values, gradient)``, of shapes (n,) and that of ``x``, both cut off from any gradient taken outside.
+    """
+    if BACKEND == "tensorflow":
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(x)
+            values = function(x)
+        return values, tape.gradient(values, x, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    if BACKEND == "jax":
+        values, pull_back = jax.vjp(function, x)
+        return values, pull_back(jax.numpy.ones_like(values))[0]
+    with torch.enable_grad():  # Keras evaluates and predicts under no_grad
+        leaf = x.detach().requires_grad_(True)
+        values = function(leaf)
+        (gradient,) = torch.autograd.grad(values.sum(), leaf)
+    return values.detach(), gradient
+
+
+def compiled(function: Callable) -> Callable:
+    """Return a function of tensors, traced once per shape where the backend can: tf.function, jax.jit."""
+    if BACKEND == "tensorflow":
+        return tf.function(function, autograph=False)
+    return jax.jit(function) if BACKEND == "jax" else function
+
+
+def read(variable: Any) -> Any:
+    """Return the value of a ``keras.Variable`` as a tensor without gradient; a tensor is returned as it is."""
+    value = variable.value if isinstance(variable, keras.Variable) else variable
+    if BACKEND == "tensorflow":
+        return tf.convert_to_tensor(value)
+    return value.detach() if BACKEND == "torch" else value
+
+
+def is_concrete(x: Any) -> bool:
+    """Return whether ``x`` holds numbers now, and is not a placeholder in a trace."""
+    if BACKEND == "tensorflow":
+        return not tf.is_symbolic_tensor(x)
+    if BACKEND == "jax":
+        return not isinstance(x, jax.core.Tracer)
+    return not torch.compiler.is_compiling()

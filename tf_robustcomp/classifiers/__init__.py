@@ -1,5 +1,0 @@
-"""Network half: the classifiers that the experiments prune."""
-
-from tf_robustcomp.classifiers.resnet import resnet_v2
-
-__all__ = ["resnet_v2"]

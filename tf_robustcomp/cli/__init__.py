@@ -1,0 +1,1 @@
+"""Command lines: settings to flags, start-up, the settings that commands share."""

@@ -1,0 +1,1 @@
+"""Integers and floats as bytes, without Keras; for both halves."""

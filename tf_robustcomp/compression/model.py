@@ -1,0 +1,254 @@
+"""The contract of all compressors: images to a code in stages, and back."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tf_robustcomp.coding.entropy_model import EntropyModel
+from tf_robustcomp.compression import bitstream, networks
+from tf_robustcomp.compression.quantizer import ScalarQuantizer
+from tf_robustcomp.compression.training import MinMaxTraining
+from tf_robustcomp.data.distortion import distortion
+from tf_robustcomp.utils.checks import check_at_least, check_images
+from tf_robustcomp.utils.errors import InvalidArgument
+
+
+class CompressionModel(MinMaxTraining):
+    """A learned lossy code for images, in one or more stages: x (n, h, w, c) in [0, 1] -> the same.
+
+    The order is the same for every compressor::
+
+        images --latents--> z in [-1, 1]^d --quantizer--> one of L values each --reconstruct--> images
+                                               |   encode gives the indices of these, decode takes them
+
+    ``model(x)`` equals ``decode(encode(x))``, bit for bit.  The code of a stage is a prefix of the code of the next.
+
+    A variant states ``latents`` and ``reconstruct``, and ``training_inputs`` where training is not on the worst case of
+    the whole batch alone.  Its constructor makes its networks and then calls ``self.build(None)``.
+
+    Args:
+        stage_dims: sequence of int >= 1, the latents that each stage adds.
+        levels: int >= 2, values L of each latent.
+        width: int >= 1, channels of the networks.
+        image_shape: (h, w, c), sides multiples of 16.
+        sigma: float > 0, hardness of the quantiser's gradient.
+        fused: whether batch norm runs as one operation in training, and is folded under attack.
+        **kwargs: ``name`` and ``dtype`` of Keras.
+
+    Raises:
+        InvalidArgument: an argument breaks its rule.
+    """
+
+    entropy_model: EntropyModel | None = None  # until fit_entropy_model
+
+    def __init__(
+        self,
+        stage_dims: Sequence[int],
+        levels: int = 12,
+        width: int = 64,
+        image_shape: Sequence[int] = (32, 32, 1),
+        sigma: float = 1.0,
+        fused: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(autocast=False, **kwargs)  # images and angles come in whole, each network casts for itself
+        self.stage_dims = tuple(check_at_least("latent dimension", dim, 1) for dim in stage_dims)
+        self.levels = check_at_least("levels", levels, 2)
+        self.width = check_at_least("width", width, 1)
+        self.image_shape = networks.check_image_shape(image_shape)
+        self.sigma = sigma
+        self.fused = fused
+        self.quantizer = ScalarQuantizer(levels, sigma, name="quantizer")
+        self._means["rate"] = keras.metrics.Mean(name="rate")
+
+    # The hooks of a variant -------------------------------------------------------------------------------------------
+
+    def latents(self, images: Any, stage: int, training: bool = False) -> Any:
+        """Return the latents of images, float (n, stage_width(stage)) in [-1, 1], not yet quantised."""
+        raise NotImplementedError
+
+    def reconstruct(self, latents: Any, stage: int, training: bool = False) -> Any:
+        """Return the images of quantised latents (n, stage_width(stage))."""
+        raise NotImplementedError
+
+    def training_call(self, *inputs: Any) -> Any:
+        """Return the images of a training step, for variants whose ``training_inputs`` are a tuple."""
+        raise NotImplementedError
+
+    def warm_start_parts(self, trained: "CompressionModel") -> list[tuple[keras.Model, keras.Model]]:
+        """Return pairs (network of this model, network of a trained one) whose weights `load_warm_start` copies."""
+        return [(self, trained)]
+
+    @classmethod
+    def compile_arguments(cls, settings: Any, steps_per_epoch: float) -> dict[str, Any]:
+        """Return further arguments of ``compile`` that a command's settings name."""
+        return {}
+
+    # The code ---------------------------------------------------------------------------------------------------------
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the model, as ``call`` says."""
+        self.check_stage(kwargs.get("stage"))  # here, since Keras wraps what ``call`` raises into a page of its own
+        return super().__call__(*args, **kwargs)
+
+    def call(self, inputs: Any, stage: int | None = None, training: bool = False) -> Any:
+        """Return images (n, h, w, c) as they are after coding.
+
+        Args:
+            inputs: images in [0, 1]; in a training step, what ``training_inputs`` returned.
+            stage: int from 1, how much of the code is used; None is all of it.
+            training: whether batch norm uses, and moves with, the statistics of the batch.
+        """
+        if isinstance(inputs, tuple | list):
+            return self.training_call(*inputs)
+        stage = self.check_stage(stage)
+        latents = self.quantizer(self.latents(inputs, stage, training=training))
+        return self.reconstruct(latents, stage, training=training)
+
+    def encode(self, images: Any, stage: int | None = None) -> Any:
+        """Return the symbols of images (n, h, w, c): int32 (n, d of that stage), each 0 to L - 1."""
+        stage = self.check_stage(stage)
+        images = ops.convert_to_tensor(self._checked(images), "float32")
+        return self.quantizer.symbols(self.latents(images, stage))
+
+    def decode(self, symbols: Any, stage: int | None = None) -> Any:
+        """Return the images (n, h, w, c) in [0, 1] of symbols.
+
+        Args:
+            symbols: int (n, d), 0 to L - 1; d may be that of any stage.
+            stage: int, how much of the code to use; None uses all that is there.
+        """
+        symbols = ops.convert_to_tensor(symbols, "int32")
+        if stage is None:
+            widths = [self.stage_width(stage) for stage in range(1, self.stages + 1)]
+            if symbols.shape[1] not in widths:
+                raise InvalidArgument(f"symbols must have one of {widths} columns. Received: shape {symbols.shape}")
+            stage = 1 + widths.index(symbols.shape[1])
+        stage = self.check_stage(stage)
+        return self.reconstruct(self.quantizer.values(symbols[:, : self.stage_width(stage)]), stage)
+
+    def fit_entropy_model(self, images: Any) -> "CompressionModel":
+        """Fit the integer tables of ``compress`` to training images (n, h, w, c); they are saved with the model."""
+        symbols = bitstream.encode_all(self, check_images(images, self.image_shape))
+        self.entropy_model = EntropyModel.fit(symbols, self.levels)
+        return self
+
+    def compress(self, images: Any, mode: str = "entropy", max_distortion: float | None = None) -> bytes:
+        """Return the stream of images (n, h, w, c) in [0, 1].
+
+        Args:
+            images: array.
+            mode: "entropy", which needs ``fit_entropy_model``, or "fixed", n d log2 L bits of payload and a few more.
+                A stage whose entropy code would be longer is coded as in fixed mode.
+            max_distortion: float > 0 or None: no image may be further from its decoded form than this sum of squared
+                errors.  Where the network's code is, the encoder searches a better one (the decoder stays the same),
+                then takes the next stage, and in the end stores the image losslessly.
+
+        Returns:
+            bytes; those of a structured model decode to stage 1 when cut after it.
+
+        Raises:
+            InvalidArgument: an argument breaks its rule.
+        """
+        return bitstream.compress(self, images, mode, max_distortion)[0]
+
+    def decompress(self, data: bytes, stage: int | None = None) -> np.ndarray:
+        """Return the float32 images (n, h, w, c) in [0, 1] of a stream, equal to ``model(images)``.
+
+        Args:
+            data: bytes.
+            stage: int, how much of the code to use; later parts of the stream are then not even read.
+
+        Raises:
+            BitstreamError: the stream is corrupt, truncated, too long, of another version or of another model.
+        """
+        return bitstream.decompress(self, data, stage)
+
+    def load_warm_start(self, trained: "CompressionModel") -> None:
+        """Copy the weights of a trained compressor into the part of this one that has its form.
+
+        Raises:
+            InvalidArgument: it does not fit.
+        """
+        pairs = self.warm_start_parts(trained)
+        if any([v.shape for v in part.weights] != [v.shape for v in source.weights] for part, source in pairs):
+            raise InvalidArgument(
+                f"a {type(trained).__name__} of {trained.latent_dim} latents and width {trained.width} does not fit "
+                f"into this {type(self).__name__}"
+            )
+        for part, source in pairs:
+            part.set_weights(source.get_weights())
+
+    @property
+    def network_options(self) -> dict[str, Any]:
+        """Arguments that all networks of the model share."""
+        return {"width": self.width, "image_shape": self.image_shape, "dtype": self.dtype_policy, "fused": self.fused}
+
+    @property
+    def stages(self) -> int:
+        """Number of stages."""
+        return len(self.stage_dims)
+
+    @property
+    def latent_dim(self) -> int:
+        """Latents d of the whole code."""
+        return sum(self.stage_dims)
+
+    def stage_width(self, stage: int) -> int:
+        """Return the latents of the code up to a stage."""
+        return sum(self.stage_dims[:stage])
+
+    @property
+    def rate(self) -> float:
+        """Bits per image of the whole code, d log2 L."""
+        return self.stage_rate(self.stages)
+
+    def stage_rate(self, stage: int) -> float:
+        """Return the bits per image of the code up to a stage."""
+        return self.stage_width(self.check_stage(stage)) * math.log2(self.levels)
+
+    def check_stage(self, stage: int | None) -> int:
+        """Return the stage index, None being the last; raise InvalidArgument if there is no such stage."""
+        if stage is None:
+            return self.stages
+        if check_at_least("stage", stage, 1) > self.stages:
+            raise InvalidArgument(f"stage must be at most {self.stages}. Received: stage={stage}")
+        return stage
+
+    @staticmethod
+    def distortion(x: Any, y: Any) -> Any:
+        """Return the sum of squared errors of each image: (n, h, w, c) twice -> (n,)."""
+        return distortion(x, y)
+
+    # Keras: metrics, saving -------------------------------------------------------------------------------------------
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
+        """Return the results of training, and the rate."""
+        results = super().compute_metrics(x, y, y_pred, sample_weight)
+        self._log(rate=self.rate)
+        return {**results, "rate": self._means["rate"].result()}
+
+    def build(self, input_shape: Any) -> None:
+        """Build nothing more: the constructor made the networks whole."""
+
+    def save_own_variables(self, store: Any) -> None:
+        """Save the entropy model, too."""
+        super().save_own_variables(store)
+        for name, array in self.entropy_model.to_arrays().items() if self.entropy_model else ():
+            store[f"entropy_{name}"] = array
+
+    def load_own_variables(self, store: Any) -> None:
+        """Load the entropy model, too, if it is there."""
+        super().load_own_variables(store)
+        if "entropy_tables" in store:
+            arrays = (np.asarray(store[f"entropy_{name}"]) for name in ("parents", "tables"))
+            self.entropy_model = EntropyModel.from_arrays(self.levels, *arrays)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        names = ("levels", "width", "image_shape", "sigma", "fused")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

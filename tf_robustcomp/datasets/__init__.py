@@ -1,1 +1,0 @@
-"""Data: records, image sources, random labels, batches."""

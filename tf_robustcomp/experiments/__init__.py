@@ -1,0 +1,1 @@
+"""Build, train and evaluate what the commands name."""

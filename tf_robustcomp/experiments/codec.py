@@ -1,0 +1,117 @@
+"""Encode and decode files with the compressor of a run, and report the quality."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tf_robustcomp.compression import archive
+from tf_robustcomp.data import pictures
+from tf_robustcomp.data.images import load_images, resized
+from tf_robustcomp.evaluation import quality
+from tf_robustcomp.experiments.compressor import ENTROPY_IMAGES
+from tf_robustcomp.runs.directory import LOCK, load_trained, model_files, model_path
+from tf_robustcomp.utils import files
+from tf_robustcomp.utils.checks import printable
+from tf_robustcomp.utils.drawing import MARK
+from tf_robustcomp.utils.errors import InvalidArgument
+
+
+def fit(settings: Any) -> None:
+    """Fit the entropy model of a trained run, and save it with the model."""
+    path = model_path(settings.model)
+    with files.locked(path.parent / LOCK, f"{path.parent}: another process trains here; wait for it to end"):
+        model = loaded(settings.model)
+        images = resized(load_images(settings.data).x_train[:ENTROPY_IMAGES], model.image_shape[0])
+        model.fit_entropy_model(images)
+        with files.replacing(path) as temporary:
+            model.save(temporary)
+    print(f"{path}: fitted to {len(images)} images of {settings.data}")
+
+
+def encode(settings: Any, sources: Sequence[str]) -> None:
+    """Encode pictures into one file, and print its size and quality."""
+    model = loaded(settings.model)
+    if settings.mode == "entropy" and model.entropy_model is None:
+        raise InvalidArgument(
+            f"--model {settings.model}: has no probabilities yet; fit them once with `codec fit "
+            f"--model={settings.model}`, or give --mode=fixed"
+        )
+    items, decoded, cost = archive.encode_files(
+        model, sources, settings.out, settings.mode, settings.max_distortion, settings.resize, progress=True
+    )
+    _warn(items, model.image_shape, settings.resize)
+    measured = quality.measure(items, decoded, settings.similarity)
+    _print_cost(settings.out, items, cost, measured)
+    if settings.quality_report:
+        (table, _), (drawing, _) = settings.report_paths()
+        quality.write_csv(table, items, measured)
+        quality.draw(drawing, items, decoded)
+        print(f"{table}\n{drawing}")
+
+
+def decode(settings: Any, path: str) -> None:
+    """Decode a file into a folder, and print the paths written."""
+    folder = Path(settings.out)
+    targets = [pictures.target(folder, name) for name in archive.names_in(path)]
+    marks = [(target, MARK if target.suffix == ".png" else None) for target in targets]
+    files.check_outputs(marks, [path, *model_files(settings.model)], settings.force)
+    decoded = archive.decode_file(loaded(settings.model), path, settings.stage or None, progress=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    for item in decoded:
+        print(printable(str(pictures.write(folder, item))))
+
+
+def info(path: str) -> None:
+    """Print what a file holds."""
+    print(archive.describe_file(path))
+
+
+def loaded(path: str) -> Any:
+    """Return the compressor of a run directory, of a folder with model.keras, or of a .keras file.
+
+    Raises:
+        InvalidArgument: its model is not a compressor.
+        RunError: there is none, or it cannot be read.
+    """
+    model = load_trained(path)
+    if not hasattr(model, "decompress"):
+        raise InvalidArgument(f"--model {path}: its model is not a compressor")
+    return model
+
+
+def _warn(items, image_shape, resize):
+    """Say what is not kept, and that pictures are smaller than a tile: a line for each, however many they are."""
+    found: dict[str, list[str]] = {}
+    for item in items:
+        for lost in item.lost:
+            found.setdefault(f"does not keep {lost}", []).append(printable(item.name))
+        height, width = item.pixels.shape[1:3]
+        if not resize and (height < image_shape[0] or width < image_shape[1]):
+            smaller = f"{height} x {width} is smaller than the model's {image_shape[0]} x {image_shape[1]} and "
+            reason = f"{smaller}is filled up by reflection; --resize enlarges it, as in training"
+            found.setdefault(reason, []).append(printable(item.name))
+    for reason, names in found.items():
+        others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        print(f"{names[0]}{others}: {reason}", file=sys.stderr)
+
+
+def _print_cost(out, items, cost, measured):
+    pixels = sum(int(np.prod(item.pixels.shape[:3])) for item in items)
+    number = sum(len(item.pixels) for item in items)
+    psnr = np.concatenate([one.psnr for one in measured])
+    finite = psnr[np.isfinite(psnr)]
+    alike = np.concatenate([one.ms_ssim for one in measured])
+    similarity = f", MS-SSIM {np.nanmean(alike):.4f}" if np.isfinite(alike).any() else ""
+    stages = ", ".join(f"stage {stage}: {count}" for stage, count in enumerate(cost.stages, 1))
+    print(
+        f"{out}: {cost.file_bits // 8} bytes for {number} pictures, {cost.file_bits / pixels:.4f} bits per pixel\n"
+        f"bits per picture: ideal {cost.ideal_bits / number:.3f}, payload {cost.payload_bits / number:.3f}, "
+        f"file {cost.file_bits / number:.3f}\n"
+        f"distortion {np.mean(np.concatenate([one.distortion for one in measured])):.3f}, "
+        f"PSNR {np.mean(finite) if len(finite) else float('inf'):.2f} dB{similarity}\n"
+        f"tiles: {cost.images}, of which coded up to {stages}; stored losslessly: {cost.stored}",
+        flush=True,
+    )

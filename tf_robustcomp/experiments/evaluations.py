@@ -1,0 +1,128 @@
+"""Evaluate trained compressors together: load runs and test images, measure, write table and figure."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tf_robustcomp import evaluation
+from tf_robustcomp.data.images import load_images, resized
+from tf_robustcomp.evaluation import formats
+from tf_robustcomp.evaluation.cache import cached
+from tf_robustcomp.evaluation.figures import write
+from tf_robustcomp.runs.directory import load_trained
+from tf_robustcomp.utils.errors import InvalidArgument
+
+
+@dataclasses.dataclass(frozen=True)
+class Subjects:
+    """Models by label, and the images that they are evaluated on."""
+
+    models: dict[str, Any]
+    images: np.ndarray
+
+
+def load(settings: Any) -> Subjects:
+    """Return the runs' models and the test images in the models' size.
+
+    Args:
+        settings: `cli.settings.EvaluationSettings`, checked.
+
+    Raises:
+        InvalidArgument: models of several image shapes, or images that are not square.
+        RunError: a directory without a model.
+        DataError: images that cannot be read.
+    """
+    models = {label: load_trained(path) for label, path in settings.labelled().items()}
+    shapes = {label: getattr(model, "image_shape", None) for label, model in models.items()}
+    for label, shape in shapes.items():
+        if shape is None:
+            raise InvalidArgument(f"--models: {label} is not a compressor")
+    if len(set(shapes.values())) > 1:
+        raise InvalidArgument(f"--models must take images of one shape. Received: {shapes}")
+    height, width, _ = next(iter(models.values())).image_shape
+    if height != width:
+        raise InvalidArgument(f"--models must take square images. Received: {height} x {width}")
+    images = load_images(settings.data).x_test[: settings.images or None]
+    return Subjects(models, resized(images, height))
+
+
+def worst_case(settings: Any) -> None:
+    """Write worst-case curves and rates, from the settings of eval_wass_ball."""
+    subjects, output = load(settings), _output(settings)
+    attack = {
+        "gammas": list(settings.gammas),
+        "attack": settings.attack,
+        "steps": settings.attack_steps,
+        "restarts": settings.restarts,
+        "precision": settings.attack_precision,
+        "check": settings.check_images,
+        "seed": settings.attack_seed,
+    }
+
+    def measure(models, images):
+        return evaluation.worst_case_curve(models, images, **attack, progress=True)
+
+    path = _with_suffix(output, ".json")
+    curve = cached(path, subjects.models, subjects.images, attack, evaluation.WorstCaseCurve, measure)
+    write(curve, output, f"worst case, {settings.attack} attack: {_described(settings, subjects)}")
+    rates = evaluation.rate_allocation(subjects.models, subjects.images, progress=True)
+    staged = len(rates) > len(subjects.models)  # else a figure would have one point for each model
+    write(rates, _with_suffix(output, "-rates"), f"clean: {_described(settings, subjects)}", drawn=staged)
+
+
+def rotations(settings: Any) -> None:
+    """Write rotation curves, from the settings of eval_rotations."""
+    subjects, output = load(settings), _output(settings)
+    angles = [float(angle) for angle in np.arange(-180, 180 + 1e-9, settings.angle_step)]
+
+    def measure(models, images):
+        return evaluation.rotation_curve(models, images, angles, progress=True)
+
+    path = _with_suffix(output, ".json")
+    curve = cached(path, subjects.models, subjects.images, {"angles": angles}, evaluation.ShiftCurve, measure)
+    write(curve, output, f"rotated: {_described(settings, subjects)}")
+
+
+def codecs(settings: Any) -> None:
+    """Write sizes and distortions beside other formats, from the settings of compare_codecs."""
+    subjects, output = load(settings), _output(settings)
+    images = (np.round(subjects.images * 255) / 255).astype(np.float32)
+    results = formats.rates_of_formats(images)
+    for label, model in subjects.models.items():
+        results += formats.rates_of_model(label, model, images, progress=True)
+    write(results, output, _described(settings, subjects))
+    bound = settings.max_distortion
+    if bound is None:
+        return
+    promise = formats.Promise(())
+    for label, model in subjects.models.items():
+        promise += formats.cost_of_promise(label, model, images[: settings.promise_images], bound, progress=True)
+    path = _with_suffix(output, "-promise.csv")
+    promise.to_csv(path)
+    print(f"{promise.table()}\n{path}")
+
+
+def reconstructions(settings: Any) -> None:
+    """Draw reconstructions, from the settings of plot_reconstructions."""
+    from tf_robustcomp.evaluation import reconstructions as drawing
+
+    settings = dataclasses.replace(settings, images=settings.count)
+    subjects = load(settings)
+    drawing.draw(Path(settings.output), subjects.models, subjects.images, settings.gamma)
+    print(settings.output)
+
+
+def _described(settings, subjects):
+    return f"{Path(settings.data).name}, {len(subjects.images)} test images"
+
+
+def _output(settings):
+    output = Path(settings.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    return output
+
+
+def _with_suffix(output, suffix):
+    return output.with_name(f"{output.name}{suffix}")

@@ -1,0 +1,1 @@
+"""The two published studies, as lists of tasks."""

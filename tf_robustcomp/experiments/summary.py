@@ -1,0 +1,195 @@
+"""Summarise evaluated trainings and prunings: accuracy against sparsity, means and ranges over seeds."""
+
+import dataclasses
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tf_robustcomp.runs.directory import find_runs
+from tf_robustcomp.utils import documents, drawing, table
+from tf_robustcomp.utils.errors import DataError, RunError
+
+COMMANDS = ("train_resnet_random", "prune_resnet_dns")
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """One evaluated run: fractions in [0, 1]; the sparsity of an unpruned network is 0, its target None."""
+
+    proportion_random: float
+    target_sparsity: float | None
+    sparsity: float
+    train_accuracy: float
+    train_top5_recall: float
+    test_accuracy: float | None
+    train_records: int = 0
+    test_records: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the summary needs of a run's settings."""
+
+    proportion_random: float
+    target_sparsity: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What it needs of config.json."""
+
+    settings: Settings
+
+
+@dataclasses.dataclass(frozen=True)
+class Accuracy:
+    """What it needs of the figures against one kind of labels."""
+
+    accuracy: float
+    top5_recall: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What it needs of eval_<split>.json."""
+
+    random_labels: Accuracy
+    true_labels: Accuracy
+    sparsity: float = 0.0
+    records: int = 0
+
+
+def write(roots: Sequence[str | Path], output: Path) -> None:
+    """Write ``output.csv`` and ``output.png`` of the runs in folders, and print the table."""
+    rows = summarise(collect(roots))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    paths = [output.with_name(f"{output.name}{suffix}") for suffix in (".csv", ".png")]
+    write_table(paths[0], rows)
+    draw(paths[1], rows)
+    print(text(rows))
+    print("\n".join(map(str, reversed(paths))))
+
+
+def collect(roots: Sequence[str | Path]) -> list[Result]:
+    """Return the results of the evaluated runs in ``roots`` and their direct children.
+
+    Raises:
+        RunError: there is none.
+    """
+    runs = [run for command in COMMANDS for run in find_runs(roots, command)]
+    evaluated = [run for run in runs if (run.path / "eval_train.json").is_file()]
+    waiting = [str(run.path) for run in runs if run not in evaluated]
+    if waiting:
+        print(f"left out, not evaluated yet: {', '.join(waiting)}")
+    results = []
+    for run in evaluated:
+        try:
+            results.append(_read(run))
+        except DataError as error:
+            print(f"left out: {error}; evaluate the run again")
+    if not any(result.target_sparsity is not None for result in results):
+        raise RunError(
+            f"{', '.join(map(str, roots))}: no evaluated pruning here; train and evaluate with `python -m "
+            "tf_robustcomp.run train 0.3 20000`, then `run eval 0.3 20000`"
+        )
+    return results
+
+
+def summarise(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """Return a row for each fraction of random labels and target: means over seeds, and ranges of the accuracies."""
+    groups: dict[tuple, list[Result]] = {}
+    for result in results:
+        groups.setdefault((result.proportion_random, result.target_sparsity or 0.0), []).append(result)
+    return [_row(proportion, target, group) for (proportion, target), group in sorted(groups.items())]
+
+
+def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write the rows of `summarise` as CSV."""
+    rounded = ({name: round(v, 6) if isinstance(v, float) else v for name, v in row.items()} for row in rows)
+    table.write_csv(path, rounded)
+
+
+def text(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the rows of `summarise` as an aligned table."""
+    columns = ("random labels", "target", "sparsity", "seeds", "training accuracy", "test accuracy")
+    return table.text(
+        columns,
+        [
+            (
+                f"{100 * row['proportion_random']:g} %",
+                f"{row['target_sparsity']:g}",
+                f"{row['sparsity']:.4f}",
+                row["seeds"],
+                f"{row['train_accuracy']:.4f}",
+                f"{row['test_accuracy']:.4f}" if row["test_accuracy"] != "" else "-",
+            )
+            for row in rows
+        ],
+    )
+
+
+def draw(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Draw training accuracy (on the random labels) and test accuracy (on true ones) against the sparsity reached."""
+    plt = drawing.pyplot()
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharex=True, layout="constrained")
+    titles = {"train": "training accuracy, on the labels trained on", "test": "test accuracy, on true labels"}
+    proportions = sorted({row["proportion_random"] for row in rows})
+    for axis, (split, title) in zip(axes, titles.items(), strict=True):
+        records = max((int(row.get(f"{split}_records") or 0) for row in rows), default=0)
+        for number, proportion in enumerate(proportions):
+            own = [row for row in rows if row["proportion_random"] == proportion and row[f"{split}_accuracy"] != ""]
+            _draw_line(axis, own, split, f"{100 * proportion:g} %", drawing.line(number))
+        axis.set_title(f"{title}\n{records:,} images" if records else title, fontsize=10)
+        axis.set(xlabel="sparsity reached", ylabel="accuracy", ylim=(-0.02, 1.04))
+        axis.axhline(0.1, color="grey", linewidth=0.8, linestyle=":", label="chance")
+        axis.grid(alpha=0.3)
+        axis.legend(title="random labels", fontsize=8, title_fontsize=8, loc="best")
+    drawing.save(figure, path)
+
+
+def _read(run):
+    settings = documents.read(run.config_path, Config).settings
+    train = documents.read(run.path / "eval_train.json", Evaluation)
+    try:
+        test = documents.read(run.path / "eval_test.json", Evaluation)
+    except FileNotFoundError:
+        test = None  # the test records are optional
+    return Result(
+        proportion_random=settings.proportion_random,
+        target_sparsity=settings.target_sparsity,
+        sparsity=train.sparsity,
+        train_accuracy=train.random_labels.accuracy,
+        train_top5_recall=train.random_labels.top5_recall,
+        test_accuracy=test.true_labels.accuracy if test else None,
+        train_records=train.records,
+        test_records=test.records if test else 0,
+    )
+
+
+def _row(proportion, target, group):
+    train = [result.train_accuracy for result in group]
+    test = [result.test_accuracy for result in group if result.test_accuracy is not None]
+    return {
+        "proportion_random": proportion,
+        "target_sparsity": target,
+        "seeds": len(group),
+        "sparsity": statistics.mean([result.sparsity for result in group]),
+        "train_accuracy": statistics.mean(train),
+        "train_accuracy_min": min(train),
+        "train_accuracy_max": max(train),
+        "train_top5_recall": statistics.mean([result.train_top5_recall for result in group]),
+        "test_accuracy": statistics.mean(test) if test else "",
+        "test_accuracy_min": min(test) if test else "",
+        "test_accuracy_max": max(test) if test else "",
+        "train_records": group[0].train_records,
+        "test_records": group[0].test_records,
+    }
+
+
+def _draw_line(axis, rows, split, label, look):
+    """Draw a line from the network before pruning, at sparsity 0, with the ranges over seeds."""
+    rows = sorted(rows, key=lambda row: row["sparsity"])
+    mean, low, high = ([row[f"{split}_accuracy{end}"] for row in rows] for end in ("", "_min", "_max"))
+    errors = [[m - lo for m, lo in zip(mean, low, strict=True)], [h - m for m, h in zip(mean, high, strict=True)]]
+    axis.errorbar([row["sparsity"] for row in rows], mean, yerr=errors, **look, ms=5, capsize=3, label=label)

@@ -1,0 +1,41 @@
+"""Network half: pruning any Keras 3 model, as an optimizer."""
+
+from tf_robustcomp.pruning.callbacks import DynamicNetworkSurgery, PruningMonitor
+from tf_robustcomp.pruning.context import StepContext
+from tf_robustcomp.pruning.distributions import ERK, ByPath, Global, Uniform
+from tf_robustcomp.pruning.dns import DNS
+from tf_robustcomp.pruning.optimizer import PruningOptimizer, reschedule
+from tf_robustcomp.pruning.patterns import NM, Blocks, Channels, Unstructured
+from tf_robustcomp.pruning.report import SparsityReport, sparsity_report
+from tf_robustcomp.pruning.roles import is_kernel
+from tf_robustcomp.pruning.rules import MagnitudePruning, MovementPruning, RandomPruning, RigL
+from tf_robustcomp.pruning.schedules import ConstantSparsity, PolynomialDecay
+from tf_robustcomp.pruning.sparse_file import load_sparse, save_sparse
+
+__all__ = [
+    "DNS",
+    "ERK",
+    "NM",
+    "Blocks",
+    "ByPath",
+    "Channels",
+    "ConstantSparsity",
+    "DynamicNetworkSurgery",
+    "Global",
+    "MagnitudePruning",
+    "MovementPruning",
+    "PolynomialDecay",
+    "PruningMonitor",
+    "PruningOptimizer",
+    "RandomPruning",
+    "RigL",
+    "SparsityReport",
+    "StepContext",
+    "Uniform",
+    "Unstructured",
+    "is_kernel",
+    "load_sparse",
+    "reschedule",
+    "save_sparse",
+    "sparsity_report",
+]

@@ -1,0 +1,1 @@
+"""Run directories: settings, checkpoints, metrics, and the training loop that fills them."""

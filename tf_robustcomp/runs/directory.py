@@ -1,0 +1,470 @@
+"""A run directory: settings, checkpoints, resume, metrics, results.
+
+::
+
+    config.json            command, every setting, versions
+    checkpoint.keras       model, optimizer, progress at the last checkpoint; checkpoint-previous.keras the one before
+    progress.json          steps made and to make, for who watches the run
+    metrics.csv            one row every --log-steps steps
+    tensorboard/           the same rows as events
+    model.keras            the trained model; its presence means that the run has finished
+    eval_<split>.json      what evaluation found
+
+A run is a function of its settings: killed at any moment and started again it ends in the same files.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import zipfile
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import tf_robustcomp
+from tf_robustcomp.data.images import check_source
+from tf_robustcomp.utils import documents, files, registry
+from tf_robustcomp.utils.errors import DataError, Error, InvalidArgument, RunError
+from tf_robustcomp.utils.progress import PROGRESS_FILE
+from tf_robustcomp.utils.settings import operational_names, spelled
+
+LOCK = ".lock"  # held by whoever writes models, checkpoints or metrics into a run directory
+CHECKPOINTS = ("checkpoint.keras", "checkpoint-previous.keras")  # newest first
+OWN_FILES = (*CHECKPOINTS, "model.keras", "metrics.csv", "tensorboard", "eval_train.json", "eval_test.json")
+PROGRESS_MEMBER = "progress.json"
+DISTRIBUTIONS = ("tf_robustcomp", "keras", "tensorflow", "jax", "torch", "numpy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Position of a checkpoint: steps made, and the metric sums of the unfinished row."""
+
+    step: int = 0
+    metrics: tuple = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Contents of config.json: command, settings, versions, and digests of the data by split."""
+
+    command: str
+    settings: dict[str, Any]
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    digests: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+@contextlib.contextmanager
+def open_run(directory: str | Path, command: str, settings: Any) -> Iterator["Run"]:
+    """Open a run directory for training, as its only user.
+
+    Args:
+        directory: path; created when missing.
+        command: name of the command.
+        settings: dataclass made of `utils.settings.field`.
+
+    Yields:
+        Run
+
+    Raises:
+        InvalidArgument: it is no path.
+        RunError: another process trains there, the directory belongs to other settings (the message names them), or to
+            something else, or a symbolic link in it leads elsewhere.
+    """
+    path = files.folder(directory)
+    busy = f"{path}: another process trains in this directory; wait for it or choose another"
+    _check_entries(path)
+    with files.locked(path / LOCK, busy):
+        files.remove_leftovers(path)
+        run = Run(path, command, settings)
+        if run.config_path.is_file():
+            run.check_settings(command, settings, longer=True)
+        yield run
+
+
+def check_before(action: str, command: str, parsed: Any, source: str, remedy: str = "") -> None:
+    """Check what a command will need of its run directory and its data, before anything slow.
+
+    Args:
+        action: "train" or "eval".
+        command: its name.
+        parsed: `cli.flags.Parsed`, its settings complete.
+        source: name of the setting that names the training data.
+        remedy: what to do where they are missing.
+
+    Raises:
+        RunError: the directory is none of this run.
+        DataError: the data are missing.
+    """
+    settings = parsed.settings
+    run, data = Run(settings.train_dir), getattr(settings, source)
+    if action == "eval":
+        run.check_settings(command, settings, only=parsed.given - {source})
+        data = data if source in parsed.given else run.settings_as(settings)[source]
+    elif run.path.exists():
+        _check_entries(run.path)
+        if run.config_path.is_file():
+            run.check_settings(command, settings, longer=True)
+        if run.finished and not run.longer(settings):
+            return
+    check_source(data, remedy)
+
+
+def _check_entries(path):
+    files.check_no_links(path, (LOCK, *OWN_FILES))
+    files.check_ours(path, "config.json", OWN_FILES)
+
+
+class Run:
+    """Paths and contents of one run directory.
+
+    Args:
+        path: the directory.
+        command, settings: command and its settings, for a run that is to be trained.
+    """
+
+    def __init__(self, path: str | Path, command: str | None = None, settings: Any = None) -> None:
+        self.path = Path(path)
+        self.command = command
+        self.settings = settings
+        self.config_path = self.path / "config.json"
+        self.model_path = self.path / "model.keras"
+        self.metrics_path = self.path / "metrics.csv"
+        self.checkpoint_paths = tuple(self.path / name for name in CHECKPOINTS)
+
+    @property
+    def finished(self) -> bool:
+        """True if the trained model exists."""
+        return self.model_path.is_file()
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Contents of config.json.
+
+        Raises:
+            RunError: it is missing or damaged.
+        """
+        try:
+            return dataclasses.asdict(documents.read(self.config_path, Config))
+        except FileNotFoundError:
+            raise RunError(f"{self.path}: not a run directory (no config.json); train there first") from None
+        except DataError as error:
+            raise RunError(f"{error}; restore it or train in another directory") from None
+
+    def settings_as(self, kind: Any) -> dict[str, Any]:
+        """Return the settings by name; a setting that is younger than the run has its default.
+
+        Args:
+            kind: dataclass of the settings, or an instance.
+        """
+        return _plain({f.name: f.default for f in dataclasses.fields(kind)}) | self.config["settings"]
+
+    def begin(self, digests: Mapping[str, str] | None = None) -> None:
+        """Write config.json, if this is the first time; call it once the input has been checked.
+
+        Args:
+            digests: of the data by split, of `digest`; those of a run that began earlier are compared.
+
+        Raises:
+            RunError: the run began on other data.
+        """
+        if not self.config_path.is_file():
+            files.write_json(self.config_path, _description(self.command, self.settings) | {"digests": digests or {}})
+        for split, own in (digests or {}).items():
+            self.check_data(split, own)
+
+    def check_data(self, split: str, own: str) -> None:
+        """Refuse data other than those that the run began with, by their `digest`; runs before 0.2 hold none.
+
+        Raises:
+            RunError: the data differ.
+        """
+        if self.config.get("digests", {}).get(split, own) != own:
+            raise RunError(
+                f"{self.path}: its {split} data have changed since the run began; restore the file that it was trained "
+                "on, or choose another directory"
+            )
+
+    def longer(self, settings: Any) -> dict[str, tuple[float, float]]:
+        """Return the lengths that ``settings`` raise beyond the run's own, each with the old and the new one."""
+        if settings.shaped_by_length() or not self.config_path.is_file():
+            return {}
+        own = self.settings_as(settings)
+        lengths = [f.name for f in dataclasses.fields(settings) if f.metadata.get("length")]
+        return {n: (own[n], getattr(settings, n)) for n in lengths if own[n] < getattr(settings, n)}
+
+    def prolong(self, settings: Any) -> None:
+        """Let the run go on to the larger length in ``settings``; its model becomes the checkpoint to go on from.
+
+        Raises:
+            RunError: the run does not say how many steps it made.
+        """
+        if self.finished:
+            try:
+                step = documents.read(self.path / PROGRESS_FILE, dict[str, int])["step"]
+            except (FileNotFoundError, DataError, KeyError):
+                raise RunError(f"{self.path}: does not tell how many steps it made; train elsewhere") from None
+            with files.replacing(self.checkpoint_paths[0]) as temporary:
+                shutil.copyfile(self.model_path, temporary)
+                with zipfile.ZipFile(temporary, "a") as archive:
+                    archive.writestr(PROGRESS_MEMBER, json.dumps(dataclasses.asdict(Progress(step))))
+            self.model_path.unlink()
+        for path in self.path.glob("eval_*.json"):  # of the shorter training
+            path.unlink()
+        # Last: until then the run is one of the old length, and is asked to go on again.
+        files.write_json(self.config_path, self.config | {"settings": _plain(dataclasses.asdict(settings))})
+
+    def check_settings(
+        self, command: str, settings: Any, only: Collection[str] | None = None, longer: bool = False
+    ) -> None:
+        """Refuse settings other than the run's own.
+
+        Args:
+            command: name of the command.
+            settings: dataclass.
+            only: names to compare; default all but the operational ones.
+            longer: whether lengths may be larger than the run's.
+
+        Raises:
+            RunError: names every setting that differs.
+        """
+        config = self.config
+        names = {f.name for f in dataclasses.fields(settings)} if only is None else set(only)
+        names -= operational_names(settings) | (self.longer(settings).keys() if longer else set())
+        if config["command"] != command:
+            raise RunError(f"{self.path}: made by {config['command']}, not {command}; choose another directory")
+        mine, theirs = _plain(dataclasses.asdict(settings)), self.settings_as(settings)
+        differing = [
+            f"{spelled(name)} is {theirs[name]} there, {mine[name]} here"
+            for name in sorted(names)
+            if theirs[name] != mine[name]
+        ]
+        if differing:
+            raise RunError(
+                f"{self.path}: trained with other settings ({'; '.join(differing)}); give the same flags or choose "
+                "another directory"
+            )
+
+    def check_warm_start(self, settings: Any, kind: Any, names: Sequence[str], remedy: str) -> None:
+        """Refuse to start from this run unless it is finished and shares the named settings.
+
+        Args:
+            settings: of the run that starts.
+            kind: dataclass of this run's settings.
+            names: of the settings that both share.
+            remedy: command that makes such a run.
+
+        Raises:
+            RunError: it is not finished.
+            InvalidArgument: a setting differs.
+        """
+        if not self.finished:
+            raise RunError(f"--warm-start {self.path}: holds no trained network; run first: {remedy}")
+        theirs = self.settings_as(kind)
+        for name in names:
+            if theirs[name] != getattr(settings, name):
+                raise InvalidArgument(
+                    f"{spelled(name)} must be that of --warm-start {self.path}, {theirs[name]}. "
+                    f"Received: {getattr(settings, name)}"
+                )
+
+    def save_checkpoint(self, model: Any, progress: Progress) -> None:
+        """Write the checkpoint; the one before it stays as a fallback."""
+        newest, previous = self.checkpoint_paths
+        with files.replacing(newest) as temporary:
+            model.save(temporary)
+            with zipfile.ZipFile(temporary, "a") as archive:
+                archive.writestr(PROGRESS_MEMBER, json.dumps(dataclasses.asdict(progress)))
+            if newest.is_file():
+                _keep_as(newest, previous)
+
+    def resume(self, load: Callable) -> tuple[Any, Progress] | None:
+        """Return the newest checkpoint that can be read.
+
+        Args:
+            load: function of a path that returns the model.
+
+        Returns:
+            ``(model, Progress)``, or None where there is no checkpoint.
+
+        Raises:
+            RunError: there are checkpoints and none can be read.
+        """
+        present = [path for path in self.checkpoint_paths if path.is_file()]
+        for path in present:
+            try:
+                progress = _read_progress(path)
+                return load(path), progress
+            except Exception as error:  # a damaged file fails in whatever layer meets it first
+                print(f"{path}: cannot be read ({type(error).__name__}); trying the one before")
+        if present:
+            raise RunError(f"{self.path}: no checkpoint can be read; delete checkpoint*.keras to train from the start")
+        return None
+
+    def finish(self, model: Any) -> None:
+        """Write the trained model; from here on the run is finished."""
+        with files.replacing(self.model_path) as temporary:
+            model.save(temporary)
+        for path in self.checkpoint_paths:
+            path.unlink(missing_ok=True)
+
+    def load_model(self, load: Callable | None = None) -> Any:
+        """Return the trained model, or of an unfinished run the newest checkpoint, with a line that says so.
+
+        Raises:
+            RunError: neither is there, or it is damaged.
+        """
+        load = load or load_model
+        for extension in self.config["settings"].get("extension", ()) if self.config_path.is_file() else ():
+            registry.extend(extension)
+        registry.load_extensions()
+        if not self.finished:
+            try:
+                resumed = self.resume(load) if self.config else None
+            except RunError:
+                if not self.finished:  # a run that finishes deletes its checkpoints while they are read
+                    raise
+                resumed = None
+            if resumed:
+                print(f"{self.path}: not finished; using its checkpoint of step {resumed[1].step}")
+                return resumed[0]
+            if not self.finished:
+                raise RunError(f"{self.path}: holds no trained model; train there first")
+        return _read_model(self.model_path, load)
+
+
+def load_model(path: str | Path) -> Any:
+    """Return the model in a ``.keras`` file; the package's classes are registered first, and safe mode is on."""
+    return tf_robustcomp.load_model(path)
+
+
+def model_path(path: str | Path) -> Path:
+    """Return the path of the model in a run directory or a folder with model.keras alone, or the .keras file itself.
+
+    Raises:
+        RunError: there is none; an unfinished run's is where it will be.
+    """
+    path = Path(path)
+    if path.is_file() and path.suffix == ".keras":
+        return path
+    run = Run(path)
+    return run.model_path if run.finished or run.config else path
+
+
+def model_files(path: str | Path) -> list[Path]:
+    """Return the files that `load_trained` may read."""
+    run = Run(path)
+    return [Path(path), run.config_path, run.model_path, *run.checkpoint_paths]
+
+
+def load_trained(path: str | Path) -> Any:
+    """Return the model of a run directory, of a folder with model.keras alone, or of a .keras file.
+
+    Raises:
+        RunError: there is none, or it is damaged.
+    """
+    found = model_path(path)
+    if (found.parent / "config.json").is_file() and found.name == "model.keras":
+        return Run(found.parent).load_model()
+    return _read_model(found, load_model)
+
+
+def _read_model(path, load):
+    try:
+        _check_archive(path)
+        return load(path)
+    except Exception as error:  # damage surfaces in several layers
+        reason = (str(error).splitlines() or [""])[0][:120]
+        raise RunError(
+            f"{path}: cannot be read ({type(error).__name__}: {reason}); delete it and train again"
+        ) from None
+
+
+def find_runs(roots: Sequence[str | Path], command: str) -> list[Run]:
+    """Return the run directories of one command among ``roots`` and their direct children, sorted by path."""
+    found: dict = {}
+    for root in map(Path, roots):
+        for path in (root, *sorted(p for p in root.glob("*") if p.is_dir())):
+            if not (path / "config.json").exists():
+                continue
+            try:
+                if Run(path).config["command"] == command:
+                    found.setdefault(path.resolve(), Run(path))
+            except Error as error:
+                print(f"left out: {error}")
+    return sorted(found.values(), key=lambda run: str(run.path))
+
+
+def training_data(paths: Sequence[str], data: str = "") -> str:
+    """Return ``data``, or where it is empty the source of images that the runs were trained on.
+
+    Raises:
+        InvalidArgument: they were trained on different images.
+        RunError: a directory that holds no run; what they were trained on is then unknown.
+    """
+    for path in paths:
+        model_path(path)
+    if data:
+        check_source(data)
+        return data
+    trained = {str(Run(path).config["settings"].get("data", "mnist")) for path in paths}
+    if len(trained) == 1:
+        return trained.pop()
+    raise InvalidArgument(f"--data must be given where --models were trained on several: {', '.join(sorted(trained))}")
+
+
+def digest(*arrays: np.ndarray) -> str:
+    """Return a SHA-256 of arrays: their types, shapes and bytes."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(f"{array.dtype} {array.shape}".encode())
+        found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()
+
+
+def _description(command, settings):
+    import keras
+
+    versions = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in DISTRIBUTIONS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return {
+        "command": command,
+        "settings": _plain(dataclasses.asdict(settings)),
+        "versions": {**versions, "backend": keras.backend.backend()},
+    }
+
+
+def _plain(values):
+    """Values as JSON gives them back: tuples are lists."""
+    return json.loads(json.dumps(values))
+
+
+def _keep_as(path, older):
+    """Put ``path`` in the place of ``older`` and keep it: an evaluation may be about to read it."""
+    try:
+        with files.replacing(older) as temporary:
+            os.link(path, temporary)
+    except OSError:  # a file system without hard links
+        path.replace(older)
+
+
+def _check_archive(path):
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged:
+        raise RunError(f"{damaged} is damaged")
+
+
+def _read_progress(path):
+    _check_archive(path)
+    with zipfile.ZipFile(path) as archive:
+        fields = json.loads(archive.read(PROGRESS_MEMBER))
+    return Progress(step=int(fields["step"]), metrics=tuple(fields["metrics"]))

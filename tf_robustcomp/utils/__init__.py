@@ -1,0 +1,1 @@
+"""Helpers without Keras: errors, checks, files, settings, progress."""
