@@ -246,7 +246,7 @@ def test_bad_input_is_one_line(trained, inputs, tmp_path, capsys):
         (["encode", model, out, tmp_path / "bad.npy"], "bad.npy: not a .npy"),
         (["encode", model, out, tmp_path / "objects.npy"], "objects.npy: not a .npy"),
         (["encode", model, out, tmp_path / "flat.npy"], "must hold images"),
-        (["encode", model, out, tmp_path / "high.npy"], "must hold bytes, or floats in [0, 1]"),
+        (["encode", model, out, tmp_path / "high.npy"], "must hold integers 0 to 255, or floats in [0, 1]"),
         (["encode", model, out, tmp_path / "many.npz"], "name one of them images"),
         (["encode", model, out, inputs / "grey.png", inputs / "grey.png"], "different files"),
         (["encode", model, out, "--max-distortion=-1", inputs / "grey.png"], "--max-distortion must be > 0"),

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.tensorflow_only
 
 PAGE = (Path(__file__).parents[2] / "docs/extending.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-COMPRESSOR = ["--data=digits", "--side=16", "--width=4", "--epochs=0.2", "--log-steps=2", "--eval-images=8"]
+COMPRESSOR = ["--data=digits", "--side=16", "--epochs=0.2", "--log-steps=2", "--eval-images=8"]
 CLASSIFIER = ["--dataset=digits", "--model-size=8", "--bn-momentum=0.9", "--batch-size=32", "--max-steps=6"]
 
 
@@ -43,7 +43,7 @@ def test_each_takes_less_than_twenty_lines():
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("brighten", ["--adversary=brighten", "--amount=0.2", "--latent-dim=3"]),
+        ("brighten", ["--adversary=brighten", "--amount=0.2", "--latent-dim=3", "--width=4"]),
         ("linear", ["--model=linear", "--latent-dim=3"]),
     ],
 )

@@ -218,6 +218,7 @@ def test_a4_a_closed_terminal_saves(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # ignored where the tests run under nohup
     )
     while "step 2/" not in process.stdout.readline():
         pass

@@ -22,6 +22,9 @@ class Settings:
     sizes: tuple[int, ...] = field((1, 2), "")
     folder: str = field("x", "", operational=True)
 
+    def shaped_by_length(self):
+        return True
+
 
 def model():
     return compiled(dense_net(), keras.optimizers.SGD(0.1, momentum=0.9), metrics=["accuracy"])

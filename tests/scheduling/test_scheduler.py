@@ -193,5 +193,5 @@ def test_the_page_holds_its_pictures(tmp_path):
     markdown, page = paths
     text = page.read_text()
     assert 'src="data:image/png;base64,cGljdHVyZQ=="' in text
-    assert "<title>Title &lt;1&gt;</title>" in text and "<td>0.1235</td>" in text
-    assert markdown.read_text().endswith("| x | y |\n| --- | --- |\n| 1 | 0.1235 |\n")
+    assert "<title>Title &lt;1&gt;</title>" in text and ">0.1235</td>" in text
+    assert markdown.read_text().endswith("| x | y |\n| ---: | ---: |\n| 1 | 0.1235 |\n")

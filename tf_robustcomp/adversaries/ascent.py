@@ -50,13 +50,15 @@ CLIMB = StepRule(first=5.0, momentum=0.4, growth=1.5, size=_geometric_mean)
 class Ascent(NamedTuple):
     """Result of an ascent: best points (n, h, w, c), their objective (n,), evaluations, and the gain at its end.
 
-    The gain is that of the last steps of each image, as a fraction of the mean objective.
+    The gain is that of the last steps of each image, as a fraction of the mean objective; ``defined`` (n,) says whether
+    every value of the objective was finite.
     """
 
     points: Any
     objective: Any
     evaluations: Any
     gain: Any
+    defined: Any
 
     def better_of(self, other: "Ascent") -> "Ascent":
         """Return the better point of each image, with the evaluations of both."""
@@ -66,6 +68,7 @@ class Ascent(NamedTuple):
             ops.where(better, other.objective, self.objective),
             self.evaluations + other.evaluations,
             ops.maximum(self.gain, other.gain),
+            ops.logical_and(self.defined, other.defined),
         )
 
 
@@ -82,6 +85,7 @@ class _State(NamedTuple):
     best: Any
     failures: Any
     history: Any  # (WINDOW + 1, n), best objective before and after each of the last WINDOW steps
+    defined: Any
 
 
 def adaptive_ascent(objective: Callable, start: Any, steps: int) -> Ascent:
@@ -106,7 +110,7 @@ def adaptive_ascent(objective: Callable, start: Any, steps: int) -> Ascent:
 
     state = _first(objective, start, rule)
     if steps == 1:
-        return Ascent(start, state.best, 1, _gain(state.history))
+        return Ascent(start, state.best, 1, _gain(state.history), state.defined)
     state = ops.while_loop(unfinished, lambda *values: tuple(_step(objective, _State(*values), rule)), tuple(state))
     return _last(objective, _State(*state), rule)
 
@@ -126,6 +130,7 @@ def _first(objective, start, rule):
         best=best,
         failures=zeros,
         history=_recorded(history, best),
+        defined=ops.isfinite(best),
     )
 
 
@@ -164,6 +169,7 @@ def _moved(objective, at, rule):
         best=best,
         failures=ops.where(back, 0.0, failures),
         history=_recorded(at.history, best),
+        defined=ops.logical_and(at.defined, ops.isfinite(reached)),
     )
 
 
@@ -173,7 +179,9 @@ def _last(objective, at, rule):
     reached = objective(x)
     better = reached > at.best
     best = ops.where(better, reached, at.best)
-    return Ascent(_choose(better, x, at.best_x), best, at.i + 1, _gain(_recorded(at.history, best)))
+    gain = _gain(_recorded(at.history, best))
+    defined = ops.logical_and(at.defined, ops.isfinite(reached))
+    return Ascent(_choose(better, x, at.best_x), best, at.i + 1, gain, defined)
 
 
 def _next_point(at, rule):

@@ -29,6 +29,8 @@ class AttackResult(NamedTuple):
         angle: rotation of each image in degrees, counter-clockwise, (n,); zeros for adversaries that do not rotate.
         evaluations: evaluations of the objective that the method made, scalar int32.
         gain: fraction of the mean objective that the last steps of the method gained, scalar; 0 where it has no steps.
+        defined: whether the objective was finite wherever the method saw or left it, (n,) of bool.  Where it was not,
+            the attack knows nothing of the image's worst case.
     """
 
     x: Any
@@ -40,20 +42,26 @@ class AttackResult(NamedTuple):
     angle: Any
     evaluations: Any
     gain: Any
+    defined: Any
 
     @classmethod
     def unattacked(cls, x: Any) -> "AttackResult":
         """Return the images as they are, with zeros for all that was not measured."""
         zeros = ops.zeros(ops.shape(x)[:1], "float32")
-        return cls(x, zeros, zeros, zeros, zeros, zeros, zeros, ops.zeros((), "int32"), ops.zeros((), "float32"))
+        count, gain = ops.zeros((), "int32"), ops.zeros((), "float32")
+        return cls(x, zeros, zeros, zeros, zeros, zeros, zeros, count, gain, zeros >= 0.0)
 
 
 class Proposal(NamedTuple):
-    """Return value of `Adversary.propose`: a value that ``images_from`` understands, and the cost of finding it."""
+    """Return value of `Adversary.propose`: a value that ``images_from`` understands, and how it was found.
+
+    The other fields are those of `AttackResult`.
+    """
 
     value: Any
     evaluations: Any = 0
     gain: Any = 0.0
+    defined: Any = True
 
 
 class Adversary:
@@ -209,6 +217,7 @@ class Adversary:
             ops.where(better, angle, 0.0),
             ops.cast(proposal.evaluations, "int32"),
             ops.cast(proposal.gain, "float32"),
+            ops.logical_and(ops.isfinite(objective), proposal.defined),
         )
 
     def _better(self, objective, clean_objective):

@@ -43,16 +43,20 @@ class _NormBall(Adversary):
         step_size = REACH * self.epsilon / self.steps
 
         def climb(_, state):
-            points, best_points, best = state
+            points, best_points, best, defined = state
             reached, gradient = value_and_input_gradient(objective, points)
             better = reached > best
             best_points = ops.where(per_image(better), points, best_points)
             points, _ = self.images_from(points + step_size * self.direction(gradient), x)
-            return points, best_points, ops.where(better, reached, best)
+            defined = ops.logical_and(defined, ops.isfinite(reached))
+            return points, best_points, ops.where(better, reached, best), defined
 
-        points, best_points, best = ops.fori_loop(0, self.steps, climb, (x, x, objective(x)))
-        better = objective(points) > best
-        return Proposal(ops.where(per_image(better), points, best_points), self.steps)
+        clean = objective(x)
+        first = (x, x, clean, ops.isfinite(clean))
+        points, best_points, best, defined = ops.fori_loop(0, self.steps, climb, first)
+        last = objective(points)
+        defined = ops.logical_and(defined, ops.isfinite(last))
+        return Proposal(ops.where(per_image(last > best), points, best_points), self.steps, defined=defined)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""

@@ -36,7 +36,7 @@ class _Rotation(Adversary):
         """Objective at each row of angles (k, n) -> (k, n); for the whole batch its mean, in every column."""
 
         def score(row):
-            reached = objective(rotate(x, row))
+            reached = _undefined_is_worst(objective(rotate(x, row)))
             return ops.broadcast_to(ops.mean(reached), ops.shape(reached)) if self.per_batch else reached
 
         return ops.map(score, angles)
@@ -99,7 +99,8 @@ class RotationSearch(_Rotation):
         """Mean objective at each angle, (k, 1) -> (k, 1): few images at many angles are one batch."""
         count, number = ops.shape(some)[0], angles.shape[0]
         rotated = rotate(ops.tile(some, (number, 1, 1, 1)), ops.repeat(angles[:, 0], count))
-        return ops.mean(ops.reshape(objective(rotated), (number, -1)), axis=1, keepdims=True)
+        reached = _undefined_is_worst(objective(rotated))
+        return ops.mean(ops.reshape(reached, (number, -1)), axis=1, keepdims=True)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
@@ -133,6 +134,11 @@ class RotationRandom(_Rotation):
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         return {"candidates": self.candidates, "per": self.per, "seed": self.seed}
+
+
+def _undefined_is_worst(reached):
+    """Infinity in place of NaN, so that the search goes there and the result tells of it."""
+    return ops.where(ops.isfinite(reached), reached, float("inf"))
 
 
 def _part_of(count, nth):

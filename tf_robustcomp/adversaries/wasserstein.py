@@ -132,7 +132,7 @@ class WassersteinBall(Adversary):
             noise = keras.random.normal((1, *x.shape[1:]), seed=seed)  # one for all: no place in the batch counts
             noisy = ops.clip(x + SPREAD * noise, 0.0, 1.0)
             best = best.better_of(adaptive_ascent(objective, noisy, self.steps))
-        return Proposal(best.points, best.evaluations, best.gain)
+        return Proposal(best.points, best.evaluations, best.gain, best.defined)
 
     def adapt(self, result: AttackResult, weight: Any = 1.0) -> None:
         """Make one step of dual ascent: gamma rises while the measured radius is above rho, and falls below it."""

@@ -13,6 +13,7 @@ from tf_robustcomp.utils.drawing import MARK
 from tf_robustcomp.utils.errors import InvalidArgument
 from tf_robustcomp.utils.settings import field, spelled
 
+IMAGES = "mnist, digits, FILE.npz with x_train and x_test, FILE.npy, or a folder of pictures"
 CONVERT = "make it with `python tools/download_and_convert_cifar10.py`"
 SEEDS: dict[str, Any] = {"minimum": 0, "maximum": 2**32 - 1}
 
@@ -87,7 +88,7 @@ class CompressorSettings(ExtensionSettings, DeviceSettings):
         "augmentation": "augmentation",
     }
 
-    data: str = field("mnist", "images: mnist, digits, or FILE.npz with x_train, y_train, x_test, y_test", path=True)
+    data: str = field("mnist", f"images: {IMAGES}", path=True)
     train_dir: str = field("out-compressor", "run directory", operational=True)
     model: str = field("standard", "kind of compressor", choices=lambda: [*registry.variants("compressor")])
     latent_dim: int = field(10, "latents d of a model without stages", minimum=1)
@@ -169,7 +170,7 @@ class EvaluationSettings:
     labels: tuple[str, ...] = field((), "names in the figure [default: the directories' names]")
     data: str = field(
         "",
-        "images: mnist, digits, or FILE.npz; its test set is used [default: the models' training data]",
+        f"images: {IMAGES}; its test set is used [default: the models' training data]",
         path=True,
     )
     images: int = field(0, "use only the first N test images (0 = all)", minimum=0)
@@ -317,7 +318,7 @@ class CodecSettings:
     stage: int = field(0, "decode: how much of the code to use (0 = all)", minimum=0)
     similarity: bool = field(True, "encode: measure MS-SSIM too; --nosimilarity is faster for many sizes of pictures")
     quality_report: str = field("", "encode: also write this .csv, and a .png of pictures before and after")
-    data: str = field("mnist", "fit: training images: mnist, digits, or FILE.npz", path=True)
+    data: str = field("mnist", f"fit: training images: {IMAGES}", path=True)
 
     def checked_words(self, words: Sequence[str]) -> tuple[str, Sequence[str]]:
         """Return ``(action, further words)``, checked with the flags that the action needs."""

@@ -139,7 +139,7 @@ def read_bytes(path: str | Path) -> bytes:
 
 
 def _resized(item, size):
-    return dataclasses.replace(item, pixels=np.round(resized(item.pixels, size[0]) * 255).astype(np.uint8))
+    return dataclasses.replace(item, pixels=np.round(resized(item.pixels, size) * 255).astype(np.uint8))
 
 
 def _decoded(model, data, stage, progress):

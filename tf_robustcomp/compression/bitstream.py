@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import warnings
 import zlib
 from typing import Any
 
@@ -54,12 +55,23 @@ def fingerprint(model: Any) -> bytes:
     config = {key: value for key, value in model.get_config().items() if key not in unrelated}
     config |= {"class": type(model).__name__, "dtype": model.dtype_policy.name}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    for variable in model.weights:
-        digest.update(np.ascontiguousarray(ops.convert_to_numpy(variable.value)).tobytes())
+    _add_weights(digest, model)
     if model.entropy_model is not None:
         for array in model.entropy_model.to_arrays().values():
             digest.update(array.tobytes())
     return digest.digest()[:16]
+
+
+def digest_of_weights(model: Any) -> bytes:
+    """Return 16 bytes that change with any of a model's weights."""
+    digest = hashlib.sha256()
+    _add_weights(digest, model)
+    return digest.digest()[:16]
+
+
+def _add_weights(digest, model):
+    for variable in model.weights:
+        digest.update(np.ascontiguousarray(ops.convert_to_numpy(variable.value)).tobytes())
 
 
 def encode_all(model: Any, images: np.ndarray, stage: int | None = None, progress: bool = False) -> np.ndarray:
@@ -103,6 +115,11 @@ def compress(
     check_choice("mode", mode, MODES)
     if mode == "entropy" and model.entropy_model is None:
         raise InvalidArgument("mode 'entropy' needs model.fit_entropy_model(images) first; or use mode 'fixed'")
+    if mode == "entropy" and model.entropy_weights not in (None, digest_of_weights(model)):
+        warnings.warn(
+            "the weights have changed since fit_entropy_model: streams are longer than need be; call it again",
+            stacklevel=3,
+        )
     images = check_images(images, model.image_shape)
     if max_distortion is None:
         symbols = encode_all(model, images, progress=progress)

@@ -1,6 +1,7 @@
 """The contract of all compressors: images to a code in stages, and back."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ class CompressionModel(MinMaxTraining):
     ``model(x)`` equals ``decode(encode(x))``, bit for bit.  The code of a stage is a prefix of the code of the next.
 
     A variant states ``latents`` and ``reconstruct``, and ``training_inputs`` where training is not on the worst case of
-    the whole batch alone.  Its constructor makes its networks and then calls ``self.build(None)``.
+    the whole batch alone.  Its constructor makes its networks and then calls ``self.build((None, *self.image_shape))``.
 
     Args:
         stage_dims: sequence of int >= 1, the latents that each stage adds.
@@ -44,6 +45,9 @@ class CompressionModel(MinMaxTraining):
     """
 
     entropy_model: EntropyModel | None = None  # until fit_entropy_model
+    image_shape: tuple[int, int, int]
+    quantization: str | None = None  # mode of `quantize`
+    entropy_weights: bytes | None = None  # digest of the weights that it was fitted to
 
     def __init__(
         self,
@@ -63,6 +67,7 @@ class CompressionModel(MinMaxTraining):
         self.sigma = sigma
         self.fused = fused
         self.quantizer = ScalarQuantizer(levels, sigma, name="quantizer")
+        self.quantizer.build((None, None))
         self._means["rate"] = keras.metrics.Mean(name="rate")
 
     # The hooks of a variant -------------------------------------------------------------------------------------------
@@ -135,6 +140,7 @@ class CompressionModel(MinMaxTraining):
         """Fit the integer tables of ``compress`` to training images (n, h, w, c); they are saved with the model."""
         symbols = bitstream.encode_all(self, check_images(images, self.image_shape))
         self.entropy_model = EntropyModel.fit(symbols, self.levels)
+        self.entropy_weights = bitstream.digest_of_weights(self)
         return self
 
     def compress(self, images: Any, mode: str = "entropy", max_distortion: float | None = None) -> bytes:
@@ -153,6 +159,9 @@ class CompressionModel(MinMaxTraining):
 
         Raises:
             InvalidArgument: an argument breaks its rule.
+
+        Warns:
+            UserWarning: the weights have changed since ``fit_entropy_model``, so that streams are longer than need be.
         """
         return bitstream.compress(self, images, mode, max_distortion)[0]
 
@@ -240,6 +249,8 @@ class CompressionModel(MinMaxTraining):
         super().save_own_variables(store)
         for name, array in self.entropy_model.to_arrays().items() if self.entropy_model else ():
             store[f"entropy_{name}"] = array
+        if self.entropy_weights is not None:
+            store["entropy_weights"] = np.frombuffer(self.entropy_weights, np.uint8)
 
     def load_own_variables(self, store: Any) -> None:
         """Load the entropy model, too, if it is there."""
@@ -247,8 +258,27 @@ class CompressionModel(MinMaxTraining):
         if "entropy_tables" in store:
             arrays = (np.asarray(store[f"entropy_{name}"]) for name in ("parents", "tables"))
             self.entropy_model = EntropyModel.from_arrays(self.levels, *arrays)
+        if "entropy_weights" in store:
+            self.entropy_weights = np.asarray(store["entropy_weights"]).tobytes()
+
+    def quantize(self, mode: str, **kwargs: Any) -> None:
+        """Quantise the weights of dense layers as ``keras.Model.quantize`` does; the file remembers it."""
+        super().quantize(mode, **kwargs)
+        self.quantization = mode
 
     def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
+        """Return the constructor's arguments, and the mode of ``quantize`` where that was called."""
         names = ("levels", "width", "image_shape", "sigma", "fused")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+        quantized = {"quantization": self.quantization} if self.quantization else {}
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}, **quantized}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "CompressionModel":
+        """Return a model of the form that ``get_config`` describes."""
+        mode = config.get("quantization")
+        model = cls(**{name: value for name, value in config.items() if name != "quantization"})
+        if mode:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*does not have a `quantize` method")
+                model.quantize(mode)
+        return model

@@ -44,7 +44,7 @@ class SuccessiveRefinement(TwoStageModel):
             networks.decoder(self.stage_width(stage), name=f"decoder_{stage}", **self.network_options)
             for stage in (1, 2)
         ]
-        self.build(None)
+        self.build((None, *self.image_shape))
 
     def compile(self, *args: Any, warmup_steps: int = 0, attacked_fraction: float = 0.5, **kwargs: Any) -> None:
         """Make ready for ``fit``, as every compressor.

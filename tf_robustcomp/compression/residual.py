@@ -41,7 +41,7 @@ class ResidualCompressor(TwoStageModel):
         self.first.trainable = False
         self.encoder = networks.encoder(d2, **self.network_options)
         self.decoder = networks.decoder(d2, activation="tanh", **self.network_options)
-        self.build(None)
+        self.build((None, *self.image_shape))
 
     def latents(self, images: Any, stage: int, training: bool = False) -> Any:
         """Return the latents of the first compressor, then those of its error."""

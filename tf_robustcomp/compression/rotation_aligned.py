@@ -41,7 +41,7 @@ class RotationAligned(CompressionModel):
         super().__init__(stage_dims, *args, **kwargs)
         self.angle_net = networks.angle_net(**self.network_options)
         self.upright = Compressor(latent_dim - 2, self.levels, sigma=self.sigma, name="upright", **self.network_options)
-        self.build(None)
+        self.build((None, *self.image_shape))
 
     def latents(self, images: Any, stage: int, training: bool = False) -> Any:
         """Return the two digits of the angle, then the latents of the upright image."""

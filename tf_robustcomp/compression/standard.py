@@ -46,7 +46,7 @@ class Compressor(CompressionModel):
         super().__init__(stage_dims, levels, width, image_shape, sigma, fused, **kwargs)
         self.encoder = networks.encoder(latent_dim, **self.network_options)
         self.decoder = networks.decoder(latent_dim, **self.network_options)
-        self.build(None)
+        self.build((None, *self.image_shape))
 
     def latents(self, images: Any, stage: int, training: bool = False) -> Any:
         """Return the encoder's latents."""

@@ -13,7 +13,7 @@ from tf_robustcomp.backend import keras_private
 from tf_robustcomp.backend.gradients import read
 from tf_robustcomp.backend.prepared_model import PreparedModel
 from tf_robustcomp.data.distortion import distortion
-from tf_robustcomp.utils.checks import check_at_least, check_images
+from tf_robustcomp.utils.checks import check_at_least, check_images, is_array
 from tf_robustcomp.utils.errors import InvalidArgument
 
 # Arguments of Keras' compile that are not a choice: the loss is the mean distortion.
@@ -52,7 +52,7 @@ class MinMaxTraining(PreparedModel):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        names = ("distortion", "adversarial_distortion", "radius", "angle")
+        names = ("distortion", "adversarial_distortion", "radius", "angle", "outside")
         self._means = {name: keras.metrics.Mean(name=name) for name in names}
 
     def training_inputs(self, images: Any) -> tuple[Any, Any]:
@@ -129,27 +129,46 @@ class MinMaxTraining(PreparedModel):
     def fit(self, x: Any = None, y: None = None, **kwargs: Any) -> keras.callbacks.History:
         """Train as ``keras.Model.fit`` does; the targets are the inputs.
 
+        A callback that monitors a distortion, the rate or the radius takes less of it for better.
+
         Args:
-            x: images (n, h, w, c) in [0, 1], or a dataset that yields batches of such images and nothing else.
+            x: images (n, h, w, c) in [0, 1], or a dataset or generator of batches of such images and nothing else.
             y: must be None.
             **kwargs: of ``keras.Model.fit``; ``validation_data`` is images, too.
 
         Raises:
-            InvalidArgument: ``x`` breaks the rules of ``check_images``, or ``y`` is given.
+            InvalidArgument: images break the rules of ``check_images``, or ``y`` is given.  Those of a dataset are
+                seen after the first batch of an epoch; the weights have made that step.
         """
+        if is_array(kwargs.get("validation_data")):
+            kwargs["validation_data"] = self._checked(kwargs["validation_data"])
+        kwargs["callbacks"] = self._callbacks(kwargs.get("callbacks"))
         return super().fit(self._checked(x), _no_targets(y), **kwargs)
 
     def evaluate(self, x: Any = None, y: None = None, **kwargs: Any) -> Any:
         """Measure the clean distortion as ``keras.Model.evaluate`` does; the targets are the inputs."""
+        kwargs["callbacks"] = self._callbacks(kwargs.get("callbacks"))
         return super().evaluate(self._checked(x), _no_targets(y), **kwargs)
+
+    def predict(self, x: Any, **kwargs: Any) -> Any:
+        """Return the images (n, h, w, c) as they are after coding, as ``keras.Model.predict`` does."""
+        return super().predict(self._checked(x), **kwargs)
+
+    def export(self, *args: Any, **kwargs: Any) -> Any:
+        """Export as ``keras.Model.export`` does, which needs a model that has been called."""
+        if self.image_shape is not None:
+            self(np.zeros((1, *self.image_shape), "float32"))
+        return super().export(*args, **kwargs)
 
     def prepare_train_batch(self, data: Any) -> tuple[Any, Any]:
         """Replace the batch by what ``training_inputs`` makes of it."""
-        return self.training_inputs(_images_alone(data))
+        images = self._images_alone(data)
+        self._log(outside=_outside(images))
+        return self.training_inputs(images)
 
     def prepare_test_batch(self, data: Any) -> tuple[Any, Any]:
         """Return the images as their own targets."""
-        images = _images_alone(data)
+        images = self._images_alone(data)
         return images, images
 
     def compute_loss(
@@ -169,6 +188,8 @@ class MinMaxTraining(PreparedModel):
             names += ["adversarial_distortion", self.adversary.reports]
             weight = self.clean_weight(x)
         self._log(distortion=distortion(y, y_pred), weight=weight)
+        if not self.in_training_step:
+            self._log(outside=_outside(y))
         loss = keras_private.loss_tracker(self).result()
         return {"loss": loss, **{name: self._means[name].result() for name in names}}
 
@@ -189,11 +210,39 @@ class MinMaxTraining(PreparedModel):
                 variable.assign(store[f"adversary_{variable.name}"])
 
     @property
+    def fraction_outside(self) -> Any:
+        """Fraction of the images since the epoch began that are not finite or not in [0, 1]."""
+        return self._means["outside"].result()
+
+    @property
     def _adversary_variables(self):
         return [] if self.adversary is None else self.adversary.variables
 
     def _checked(self, images):
-        return check_images(images, self.image_shape) if isinstance(images, np.ndarray) else images
+        return check_images(images, self.image_shape) if is_array(images) else images
+
+    def _images_alone(self, data):
+        """The batch of a dataset, as float32."""
+        images, y, weight = keras.utils.unpack_x_y_sample_weight(data)
+        if y is not None or weight is not None:
+            raise InvalidArgument(
+                "a compressor's targets are its inputs: the dataset must yield batches of images alone"
+            )
+        shape = tuple(images.shape)
+        if len(shape) != 4 or (self.image_shape and None not in shape[1:] and shape[1:] != tuple(self.image_shape)):
+            expected = ", ".join(map(str, self.image_shape or ("h", "w", "c")))
+            raise InvalidArgument(f"batches of the dataset must have shape (n, {expected}). Received: {shape}")
+        return ops.cast(images, "float32")
+
+    def _callbacks(self, callbacks):
+        """The user's callbacks, told the direction of our results, and the check of a dataset's images."""
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            return callbacks  # of fit, which evaluates
+        callbacks = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else list(callbacks or ())
+        for callback in callbacks:
+            if getattr(callback, "mode", "") == "auto" and callback.monitor.removeprefix("val_") in self._means:
+                callback.mode = "min"
+        return [*callbacks, _RangeCheck()]
 
     def _log(self, weight=1.0, **values):
         for name, value in values.items():
@@ -208,11 +257,42 @@ class MeanDistortion(keras.losses.Loss):
         return distortion(y_true, y_pred)
 
 
-def _images_alone(data):
-    x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
-    if y is not None or weight is not None:
-        raise InvalidArgument("a compressor's targets are its inputs: the dataset must yield batches of images alone")
-    return x
+class _RangeCheck(keras.callbacks.Callback):
+    """Ends ``fit`` and ``evaluate`` where images of the first batch of an epoch are not in [0, 1].
+
+    Batches of a dataset exist only inside the compiled step, and taking one out of it beforehand would change the order
+    of the others.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.seen.clear()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.look("train")
+
+    def on_test_batch_end(self, batch, logs=None):
+        self.look("test")
+
+    def look(self, phase):
+        if phase in self.seen:
+            return
+        self.seen.add(phase)
+        outside = float(self.model.fraction_outside)
+        if outside > 0:
+            raise InvalidArgument(
+                f"images must be finite and lie in [0, 1]. Received: {outside:.0%} of those in the first batch do not; "
+                "divide bytes by 255"
+            )
+
+
+def _outside(images):
+    """1 for an image with a value that is NaN or outside [0, 1], else 0: (n, h, w, c) -> (n,)."""
+    inside = ops.logical_and(images >= 0.0, images <= 1.0)
+    return 1.0 - ops.cast(ops.all(inside, axis=(1, 2, 3)), "float32")
 
 
 def _no_targets(y):

@@ -41,13 +41,15 @@ def check_source(name: str, remedy: str = "") -> None:
         raise DataError(f"{name}: no such file{remedy and f'; {remedy}'}")
 
 
-def load_images(source: Any) -> Any:
+def load_images(source: Any, labels: bool = True) -> Any:
     """Return images and labels of a source.
 
     Args:
         source: ``mnist`` (60,000 + 10,000 of 28 x 28, downloaded once by Keras), ``digits`` (scikit-learn's 1,797 real
             handwritten digits of 8 x 8, comes with its wheel), or the path of a ``.npz`` file with ``x_train``,
-            ``y_train``, ``x_test``, ``y_test``: images (n, h, w) or (n, h, w, c), bytes or floats in [0, 1].
+            ``y_train``, ``x_test``, ``y_test``: images (n, h, w) or (n, h, w, c), integers 0 to 255 or floats in
+            [0, 1].
+        labels: whether a file must hold labels; without, they are zeros.
 
     Returns:
         LabelledImages
@@ -61,24 +63,28 @@ def load_images(source: Any) -> Any:
         return _checked("mnist", _mnist())
     if not str(source).endswith(".npz"):
         raise DataError(f"{source}: not a source of images; use mnist, digits or a .npz file")
-    return _checked(source, read_npz(source, NPZ_NAMES))
+    if labels:
+        return _checked(source, read_npz(source, NPZ_NAMES))
+    x_train, x_test = read_npz(source, NPZ_NAMES[::2])
+    return _checked(source, [x_train, _zeros(x_train), x_test, _zeros(x_test)])
 
 
-def resized(images: Any, side: int) -> Any:
-    """Resize bytes (n, h, w, c) to float32 (n, side, side, c) in [0, 1]: bilinear, antialiased.
+def resized(images: Any, size: int | Sequence[int]) -> Any:
+    """Resize bytes (n, h, w, c) to float32 (n, height, width, c) in [0, 1]: bilinear, antialiased.
 
     Args:
         images: uint8.
-        side: pixels; images of that size are only scaled.
+        size: (height, width) in pixels, or both in one; images of that size are only scaled.
     """
     from keras import ops
 
-    if images.shape[1:3] == (side, side):
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    if images.shape[1:3] == size:
         return images.astype(np.float32) / 255
     parts = []
     for first in range(0, len(images), RESIZE_BATCH):
         part = images[first : first + RESIZE_BATCH].astype(np.float32) / 255
-        part = ops.image.resize(part, (side, side), "bilinear", antialias=True, data_format="channels_last")
+        part = ops.image.resize(part, size, "bilinear", antialias=True, data_format="channels_last")
         parts.append(ops.convert_to_numpy(part))
     return np.clip(np.concatenate(parts), 0, 1)
 
@@ -98,11 +104,36 @@ def read_npz(path: str | Path, names: Sequence[str]) -> list[np.ndarray]:
     except Exception as error:  # damage surfaces in zipfile, zlib or numpy, each with its own errors
         raise DataError(f"{path}: not a .npz file that can be read ({str(error)[:120]})") from None
     if missing:
-        raise DataError(f"{path}: lacks the array {missing[0]}; it must hold {', '.join(NPZ_NAMES)}")
+        raise DataError(f"{path}: lacks the array {missing[0]}; it must hold {', '.join(names)}")
     for name, array in zip(names, arrays, strict=True):
         if array.dtype.kind not in "buif":
             raise DataError(f"{path}: {name}: must hold numbers, holds {array.dtype}")
     return arrays
+
+
+def as_bytes(name: str, images: np.ndarray) -> np.ndarray:
+    """Return images as bytes (n, h, w, c).
+
+    Args:
+        name: what an error calls them.
+        images: (n, h, w) or (n, h, w, c): integers 0 to 255, or floats in [0, 1], which are rounded.
+
+    Raises:
+        DataError: neither of these.
+    """
+    if images.ndim not in (3, 4) or not images.size:
+        raise DataError(f"{name} must hold images (n, h, w) or (n, h, w, c). Found: shape {images.shape}")
+    if images.dtype != np.uint8:
+        greatest = {"u": 255, "i": 255, "f": 1}.get(images.dtype.kind)
+        if greatest is None:
+            raise DataError(f"{name} must hold numbers. Found: {images.dtype}")
+        low, high = images.min(), images.max()
+        if not (low >= 0 and high <= greatest):
+            raise DataError(
+                f"{name} must hold integers 0 to 255, or floats in [0, 1]. Found: {images.dtype} from {low} to {high}"
+            )
+        images = np.round(images * (255 / greatest)).astype(np.uint8)
+    return images if images.ndim == 4 else images[..., None]
 
 
 def _digits():
@@ -142,19 +173,12 @@ def _checked(source, arrays):
         if labels.dtype.kind not in "ui":
             raise DataError(f"{source}: y_{name} must hold integers, holds {labels.dtype}")
     return LabelledImages(
-        _bytes(source, "x_train", x_train),
+        as_bytes(f"{source}: x_train", x_train),
         y_train.astype(np.int32),
-        _bytes(source, "x_test", x_test),
+        as_bytes(f"{source}: x_test", x_test),
         y_test.astype(np.int32),
     )
 
 
-def _bytes(source, name, images):
-    if images.dtype != np.uint8:
-        if images.dtype.kind != "f" or not (images.min() >= 0 and images.max() <= 1):
-            raise DataError(
-                f"{source}: {name} must hold bytes, or floats in [0, 1]; it holds {images.dtype} from "
-                f"{images.min()} to {images.max()}"
-            )
-        images = np.round(images * 255).astype(np.uint8)
-    return images if images.ndim == 4 else images[..., None]
+def _zeros(images):
+    return np.zeros(images.shape[:1], np.int32)

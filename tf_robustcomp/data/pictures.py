@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tf_robustcomp.data.images import NPZ_NAMES, SOURCES, load_images, read_npz
+from tf_robustcomp.data.images import NPZ_NAMES, SOURCES, as_bytes, load_images, read_npz
 from tf_robustcomp.utils import files
 from tf_robustcomp.utils.drawing import MARK
 from tf_robustcomp.utils.errors import DataError, InvalidArgument
@@ -101,8 +101,8 @@ def read(source: str | Path, name: str | None = None) -> Pictures:
 
     Args:
         source: path of a picture (.png, .jpg, .webp, .tif, .bmp), of a .npy, or of a .npz (its ``x_test``, ``images``
-            or only array), of bytes or floats in [0, 1] (rounded to bytes): (n, h, w), (n, h, w, c), or one picture
-            (h, w, 3) or (h, w, 4); or ``mnist`` or ``digits``.
+            or only array), of integers 0 to 255 or floats in [0, 1]: (n, h, w), (n, h, w, c), or one picture (h, w, 3) or
+            (h, w, 4); or ``mnist`` or ``digits``.
         name: that the pictures get; default: as of `find`.
 
     Raises:
@@ -115,7 +115,7 @@ def read(source: str | Path, name: str | None = None) -> Pictures:
     if path.suffix.lower() in FORMATS:
         array, lost = _read_picture(path)
     else:
-        array = (_read_npz if path.suffix.lower() == ".npz" else _read_npy)(path)
+        array = (_read_npz if path.suffix.lower() == ".npz" else read_npy)(path)
     return Pictures(name or found, _bytes(source, array), tuple(lost))
 
 
@@ -218,7 +218,14 @@ def _read_npz(path):
     return read_npz(path, wanted[:1])[0]
 
 
-def _read_npy(path):
+def read_npy(path: str | Path) -> np.ndarray:
+    """Return the array of a .npy file, on disk until it is used.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    if not Path(path).is_file():
+        raise DataError(f"{path}: no such file")
     try:
         return np.lib.format.open_memmap(path, mode="r")  # a size that the file does not have is refused
     except Exception as error:  # damage surfaces in several layers
@@ -303,11 +310,6 @@ def _eight_bits(picture):
 def _bytes(source, array):
     if array.ndim == 3:  # one picture in colour, or grey ones
         array = array[None] if array.shape[2] in (3, 4) else array[..., None]
-    if array.ndim != 4 or not array.size or array.shape[3] > MAX_CHANNELS:
-        raise DataError(f"{source}: must hold images (n, h, w) or (n, h, w, c). Found: shape {array.shape}")
-    if array.dtype == np.uint8:
-        return np.asarray(array)
-    array = np.asarray(array)
-    if array.dtype.kind != "f" or not (array.min() >= 0 and array.max() <= 1):
-        raise DataError(f"{source}: must hold bytes, or floats in [0, 1]. Found: {array.dtype}")
-    return np.round(array * 255).astype(np.uint8)
+    if array.ndim == 4 and array.shape[3] > MAX_CHANNELS:
+        raise DataError(f"{source}: must have {MAX_CHANNELS} channels at most. Found: shape {array.shape}")
+    return np.asarray(as_bytes(source, array))

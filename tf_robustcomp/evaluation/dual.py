@@ -67,7 +67,7 @@ def dual_estimate(
         lines for every stage of structured models.
     """
     models = subjects.labelled(model)
-    images = subjects.checked_images(models, images)
+    images = subjects.checked_images(models, images, gradients=True)
     gamma = check_positive("gamma", gamma)
     rhos = [float(rho) for rho in np.atleast_1d(rhos)]
     if not rhos or not all(0 <= rho < float("inf") for rho in rhos):
@@ -78,6 +78,7 @@ def dual_estimate(
         objective = []
         for part in subjects.batches(images):
             result = adversary.attack(job.model, part, **subjects.call_arguments(job.model, job.stage))
+            subjects.check_defined(job.row["model"], ops.convert_to_numpy(result.defined))
             objective.append(ops.convert_to_numpy(result.objective).astype("float64"))
             job.bar.update()
         values = np.concatenate(objective)

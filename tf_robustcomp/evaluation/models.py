@@ -1,6 +1,7 @@
 """Models under evaluation: labels, stages, and measurements over a whole set."""
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -8,13 +9,14 @@ import keras
 import numpy as np
 from keras import ops
 
-from tf_robustcomp.backend.gradients import compiled, read
-from tf_robustcomp.data.distortion import distortion
+from tf_robustcomp.backend.gradients import compiled, read, value_and_input_gradient
+from tf_robustcomp.data.distortion import distortion, squared_error
 from tf_robustcomp.utils.checks import check_images
 from tf_robustcomp.utils.errors import InvalidArgument
 from tf_robustcomp.utils.progress import bar as progress_bar
 
 BATCH = 250
+FEW = 32  # images at which a model's gradient is looked at
 
 
 def labelled(models: Any) -> dict[str, Any]:
@@ -41,10 +43,84 @@ def labelled(models: Any) -> dict[str, Any]:
     return dict(models)
 
 
-def checked_images(models: Mapping[str, Any], images: Any) -> np.ndarray:
-    """Return images float32 (n, h, w, c), checked against the models' shape."""
+def checked_images(models: Mapping[str, Any], images: Any, gradients: bool = False) -> np.ndarray:
+    """Return images float32 (n, h, w, c), after a check of them and of what each model makes of the first batch.
+
+    Args:
+        models: label -> model.
+        images: (n, h, w, c) in [0, 1].
+        gradients: whether the evaluation attacks by gradients, so that these must be there.
+
+    Raises:
+        InvalidArgument: the images break a rule; or a model returns images of another shape, or values that are not
+            finite; or its distortion has no gradient, so that an attack by gradients would find nothing.
+
+    Warns:
+        UserWarning: a model's images are no nearer to the originals than their mean image is.
+    """
     shapes = [model.image_shape for model in models.values() if hasattr(model, "image_shape")]
-    return check_images(images, shapes[0] if shapes else None)
+    images = check_images(images, shapes[0] if shapes else None)
+    for label, model in models.items():
+        for stage in stages_of(model):
+            _check_output(label, _function(model, stage), images[:BATCH])
+            if gradients:
+                _check_gradient(label, _function(model, stage), images[:FEW])
+    return images
+
+
+def check_defined(label: str, defined: np.ndarray) -> None:
+    """Refuse the result of an attack or a shift where the model returned values that are not finite.
+
+    Args:
+        label: of the model.
+        defined: (n,) of bool, such as that of `AttackResult`.
+
+    Raises:
+        InvalidArgument: names the model and the number of images.
+    """
+    if not defined.all():
+        raise InvalidArgument(
+            f"{label} returns NaN or infinite values at {np.sum(~defined)} of {len(defined)} attacked or shifted "
+            "images: its distortion there is not known"
+        )
+
+
+def _check_output(label, function, images):
+    output = ops.convert_to_numpy(function(ops.convert_to_tensor(images)))
+    if output.shape != images.shape:
+        raise InvalidArgument(f"{label} must return images of the shape {images.shape}. Received: {output.shape}")
+    finite = np.isfinite(output).all(axis=(1, 2, 3))
+    if not finite.all():
+        raise InvalidArgument(f"{label} returns NaN or infinite values at {np.sum(~finite)} of {len(images)} images")
+    reached, least = squared_error(images, output).mean(), squared_error(images, images.mean(axis=0)).mean()
+    if len(images) > 1 and reached >= least:
+        warnings.warn(
+            f"{label} is no better than the mean image, with a distortion of {reached:.3g} to {least:.3g}: is it "
+            "trained, and on such images?",
+            stacklevel=4,
+        )
+
+
+def _check_gradient(label, function, images):
+    reached, gradient = value_and_input_gradient(lambda x: distortion(x, function(x)), ops.convert_to_tensor(images))
+    if ops.any(reached > 0) and not ops.any(gradient != 0):
+        raise InvalidArgument(
+            f"{label} must have a gradient: that of its distortion is zero at {len(images)} images, so an attack finds "
+            "nothing and the model would look robust"
+        )
+
+
+def _function(model, stage):
+    """The model at a stage, in inference, as a function of images that leaves the model's state as it is."""
+    arguments = call_arguments(model, stage)
+    if not isinstance(model, keras.Layer):
+        return lambda images: model(images, **arguments)
+
+    def run(images):
+        with keras.StatelessScope():
+            return model(images, training=False, **arguments)
+
+    return run
 
 
 def stages_of(model: Any) -> list[int]:

@@ -116,7 +116,7 @@ def lp_curve(
     balls = {"l2": L2Ball, "linf": LinfBall}
     check_choice("norm", norm, tuple(balls))
     models = subjects.labelled(models)
-    images = subjects.checked_images(models, images)
+    images = subjects.checked_images(models, images, gradients=True)
     adversaries = [balls[norm](epsilon, steps=steps) for epsilon in _strengths("epsilons", epsilons)]
     parts, rows = subjects.batches(images), []
     for job in subjects.each_stage(models, len(parts) * len(adversaries), progress, norm):
@@ -125,6 +125,7 @@ def lp_curve(
             results = []
             for part in parts:
                 result = adversary.attack(job.model, part, **arguments)
+                subjects.check_defined(job.row["model"], ops.convert_to_numpy(result.defined))
                 results.append([ops.convert_to_numpy(value) for value in (result.radius, result.distortion)])
                 job.bar.update()
             rows.append(_row(job, norm, adversary.epsilon, *map(np.concatenate, zip(*results, strict=True))))
@@ -161,6 +162,7 @@ def _curve(kind, models, images, strengths, shift, progress):
 
 
 def _row(job, kind, strength, radius, distortion):
+    subjects.check_defined(job.row["model"], np.isfinite(distortion))
     distortion = distortion.astype("float64")
     error = subjects.standard_error(distortion)
     rho = float(radius.astype("float64").mean())

@@ -136,7 +136,7 @@ def worst_case_curve(
         InvalidArgument: an argument breaks its rule.
     """
     models = subjects.labelled(models)
-    images = subjects.checked_images(models, images)
+    images = subjects.checked_images(models, images, gradients=True)
     gammas = check_rising_or_falling("gammas", [float(gamma) for gamma in np.atleast_1d(gammas)])
     check_choice("attack", attack, ATTACKS)
     check = min(check_at_least("check", check, 0), len(images))
@@ -209,6 +209,7 @@ def _attack(job, images, adversary, check, seed):
     def joined(name):
         return np.concatenate([result[name] for result in results]).astype("float64")
 
+    subjects.check_defined(job.row["model"], np.concatenate([result["defined"] for result in results]))
     gradient_free_gain = float("nan")
     if check:
         gradient_free_gain = search_gain(

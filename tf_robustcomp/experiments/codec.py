@@ -9,7 +9,7 @@ import numpy as np
 
 from tf_robustcomp.compression import archive
 from tf_robustcomp.data import pictures
-from tf_robustcomp.data.images import load_images, resized
+from tf_robustcomp.data.unlabelled import images_of
 from tf_robustcomp.evaluation import quality
 from tf_robustcomp.experiments.compressor import ENTROPY_IMAGES
 from tf_robustcomp.runs.directory import LOCK, load_trained, model_files, model_path
@@ -24,7 +24,7 @@ def fit(settings: Any) -> None:
     path = model_path(settings.model)
     with files.locked(path.parent / LOCK, f"{path.parent}: another process trains here; wait for it to end"):
         model = loaded(settings.model)
-        images = resized(load_images(settings.data).x_train[:ENTROPY_IMAGES], model.image_shape[0])
+        images = images_of(settings.data, "train", model.image_shape[:2], ENTROPY_IMAGES)
         model.fit_entropy_model(images)
         with files.replacing(path) as temporary:
             model.save(temporary)

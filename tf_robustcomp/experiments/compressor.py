@@ -5,17 +5,15 @@ import types
 from typing import Any
 
 import keras
-import numpy as np
 
 from tf_robustcomp.backend.fused import Adam
 from tf_robustcomp.cli.flags import Parsed
 from tf_robustcomp.data.batches import training_batches
-from tf_robustcomp.data.images import load_images, resized
+from tf_robustcomp.data.unlabelled import images_of
 from tf_robustcomp.evaluation.summaries import summary
 from tf_robustcomp.runs import trainer
 from tf_robustcomp.runs.directory import Run, digest
 from tf_robustcomp.utils import files, registry
-from tf_robustcomp.utils.checks import check_images
 from tf_robustcomp.utils.errors import InvalidArgument
 
 ENTROPY_IMAGES = 20_000  # training images at most that the tables of `compress` are fitted to
@@ -28,6 +26,7 @@ def train(command: str, settings: Any) -> None:
         command: name of the command.
         settings: `CompressorSettings`.
     """
+    size = (settings.side, settings.side)
 
     def steps(data):
         return max(1, round(settings.epochs * len(data[0]) / settings.batch_size))
@@ -38,12 +37,12 @@ def train(command: str, settings: Any) -> None:
     trainer.train_run(
         command,
         settings,
-        load=lambda: (images_of(settings, "x_train", settings.max_images or None),),
+        load=lambda: (images_of(settings.data, "train", size, settings.max_images or None),),
         build=lambda data: build(settings, data[0].shape[1:], len(data[0]), steps(data)),
         batches_from=batches_from,
         max_steps=steps,
         complete=lambda model, data: model.fit_entropy_model(data[0][:ENTROPY_IMAGES]),
-        digests=lambda data: {"train": digest(*data), "test": digest(images_of(settings, "x_test", None))},
+        digests=lambda data: {"train": digest(*data), "test": digest(images_of(settings.data, "test", size))},
     )
 
 
@@ -53,7 +52,7 @@ def evaluate(parsed: Parsed) -> None:
     own = run.settings_as(parsed.settings)
     changes = {name: own[name] for name in ("side", *([] if "data" in parsed.given else ["data"]))}
     settings = dataclasses.replace(parsed.settings, **changes)
-    images = images_of(settings, "x_test", None)
+    images = images_of(settings.data, "test", (settings.side, settings.side))
     if "data" not in parsed.given:
         run.check_data("test", digest(images))
     results = summary(run.load_model(), images, settings.eval_gamma, attack_images=settings.eval_images, progress=True)
@@ -61,11 +60,6 @@ def evaluate(parsed: Parsed) -> None:
     files.write_json(path, {"data": settings.data, "images": len(images), "gamma": settings.eval_gamma, **results})
     for stage, entry in results.items():
         print(f"{path}: {stage}, {_line(entry)}", flush=True)
-
-
-def images_of(settings: Any, name: str, count: int | None) -> np.ndarray:
-    """Return images (n, side, side, c) of the settings' source: ``x_train`` or ``x_test``, the first ``count``."""
-    return check_images(resized(getattr(load_images(settings.data), name)[:count], settings.side), name=name)
 
 
 def build(settings: Any, image_shape: Any, count: int, steps: int) -> keras.Model:

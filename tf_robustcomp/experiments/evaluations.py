@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tf_robustcomp import evaluation
-from tf_robustcomp.data.images import load_images, resized
+from tf_robustcomp.data.unlabelled import images_of
 from tf_robustcomp.evaluation import formats
 from tf_robustcomp.evaluation.cache import cached
 from tf_robustcomp.evaluation.figures import write
@@ -30,7 +30,7 @@ def load(settings: Any) -> Subjects:
         settings: `cli.settings.EvaluationSettings`, checked.
 
     Raises:
-        InvalidArgument: models of several image shapes, or images that are not square.
+        InvalidArgument: models of several image shapes.
         RunError: a directory without a model.
         DataError: images that cannot be read.
     """
@@ -41,11 +41,8 @@ def load(settings: Any) -> Subjects:
             raise InvalidArgument(f"--models: {label} is not a compressor")
     if len(set(shapes.values())) > 1:
         raise InvalidArgument(f"--models must take images of one shape. Received: {shapes}")
-    height, width, _ = next(iter(models.values())).image_shape
-    if height != width:
-        raise InvalidArgument(f"--models must take square images. Received: {height} x {width}")
-    images = load_images(settings.data).x_test[: settings.images or None]
-    return Subjects(models, resized(images, height))
+    size = next(iter(models.values())).image_shape[:2]
+    return Subjects(models, images_of(settings.data, "test", size, settings.images or None))
 
 
 def worst_case(settings: Any) -> None:

@@ -12,7 +12,7 @@ def check_images(images: Any, image_shape: Sequence[int] | None = None, name: st
     """Return images as float32, if they keep the rules.
 
     Args:
-        images: array-like (n, h, w, c).
+        images: array-like (n, h, w, c), or a tensor of any library.
         image_shape: the (h, w, c) that they must have; None accepts any.
         name: what the error calls them.
 
@@ -37,6 +37,11 @@ def check_images(images: Any, image_shape: Sequence[int] | None = None, name: st
     if low < 0 or high > 1:
         raise InvalidArgument(f"{name} must lie in [0, 1]. Received: values from {low:g} to {high:g}")
     return images
+
+
+def is_array(images: Any) -> bool:
+    """Return whether images are all in memory: an array or a tensor of any library, not a dataset or a generator."""
+    return all(hasattr(images, name) for name in ("__array__", "shape", "dtype"))
 
 
 def printable(text: str) -> str:

@@ -28,8 +28,8 @@ def read_progress(folder: Path) -> float:
     """Return the fraction of its steps that the run in a directory has made; 0 where nothing can be read."""
     try:
         progress = documents.read(folder / PROGRESS_FILE, dict[str, int])
-        return min(progress.get("step", 0) / max(progress.get("steps", 1), 1), 1.0)
-    except (FileNotFoundError, DataError):
+        return min(progress["step"] / max(progress["steps"], 1), 1.0)
+    except (FileNotFoundError, DataError, KeyError):
         return 0.0
 
 
