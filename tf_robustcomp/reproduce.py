@@ -19,6 +19,7 @@ from tf_robustcomp.cli import flags, startup
 from tf_robustcomp.cli.settings import ExecutorSettings
 from tf_robustcomp.experiments.studies import randomisation, robust
 from tf_robustcomp.scheduling import study
+from tf_robustcomp.utils.errors import InvalidArgument
 from tf_robustcomp.utils.settings import field
 
 COMMAND = "reproduce"
@@ -34,6 +35,10 @@ class Settings(ExecutorSettings):
     data: str = field("mnist", "images of `robust`: mnist or FILE.npz (smoke: digits)", path=True)
     dataset: str = field("data/cifar10_train.tfrecord", "records of `randomisation` (smoke: digits)", path=True)
     seed: int = field(0, "seed of the first networks", minimum=0, maximum=2**31)
+    seeds: int = field(0, "`randomisation`: networks of each kind (0 = as many as the scale has)", minimum=0)
+    threshold: str = field(
+        "", "`randomisation`: how thresholds are found [default: as the scale does]", choices=("", "quantile", "exact")
+    )
     export: str = field("", "copy report, runs.json, tables and figures to this folder")
     report: str = field("", "folder of an exported study: only write its report again")
 
@@ -44,7 +49,10 @@ def command(parsed: flags.Parsed) -> None:
     if settings.report:
         print(*startup.load("experiments.reproduction").report(Path(settings.report)), sep="\n")
         return
-    with study.performed(name, STUDIES[name], settings) as (folder, tasks, description):
+    options = {option: getattr(settings, option) for option in ("seeds", "threshold") if getattr(settings, option)}
+    if options and name == "robust":
+        raise InvalidArgument(f"--{next(iter(options))} has no effect on robust. Leave it out")
+    with study.performed(name, STUDIES[name], settings, options) as (folder, tasks, description):
         reproduction = startup.load("experiments.reproduction")
         print(*reproduction.finish(folder, tasks, description), sep="\n")
         if settings.export:

@@ -8,8 +8,8 @@ import numpy as np
 from tf_robustcomp.data.distortion import squared_error
 from tf_robustcomp.utils.checks import check_positive
 
-SWEEPS = 2  # over all latents
-HOPELESS = 4.0  # images this many times above the bound after a sweep are not searched further
+SWEEPS = 3  # over all latents
+HOPELESS = 4.0  # images this many times above the bound are not searched: hardly one of them ever meets it
 ROUNDING = 1e-3  # fraction of the bound kept in reserve: another machine's decoder may differ in the last bits
 
 
@@ -57,6 +57,9 @@ def search(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Lower the distortion by coordinate descent on the symbols, all images at once, until each meets the bound.
 
+    A latent moves to one of its two neighbouring values at most in a sweep.  Trying all L values of each costs several
+    times as many decodings, and on photographs it meets the bound on fewer images.
+
     Args:
         model: compressor.
         images: (n, h, w, c).
@@ -65,27 +68,28 @@ def search(
         stage: of the code.
         first: latents before this one stay as they are.
         decode: function ``(model, symbols, stage)``.
-        sweeps: int, passes over the latents at most; each tries every value of each latent.
+        sweeps: int, passes over the latents at most.
 
     Returns:
         ``(symbols, distortion (n,))``, never worse than at the start.
     """
     symbols = symbols.copy()
     reached = squared_error(images, decode(model, symbols, stage))
-    for sweep in range(sweeps):
+    for _ in range(sweeps):
         before = reached.copy()
         for latent in range(first, symbols.shape[1]):
-            rows = np.flatnonzero((reached > bound) & ((sweep == 0) | (reached < HOPELESS * bound)))
+            rows = np.flatnonzero((reached > bound) & (reached < HOPELESS * bound))
             if not len(rows):
                 return symbols, reached
-            tried = np.repeat(symbols[rows], model.levels, axis=0)
-            tried[:, latent] = np.tile(np.arange(model.levels, dtype=symbols.dtype), len(rows))
-            originals = np.repeat(images[rows], model.levels, axis=0)
-            values = squared_error(originals, decode(model, tried, stage)).reshape(len(rows), model.levels)
-            best = values.argmin(axis=1)
-            better = values.min(axis=1) < reached[rows]
-            symbols[rows[better], latent] = best[better]
-            reached[rows[better]] = values.min(axis=1)[better]
+            for move in (-1, 1):
+                tried = symbols[rows]
+                tried[:, latent] = np.clip(tried[:, latent] + move, 0, model.levels - 1)
+                values = squared_error(images[rows], decode(model, tried, stage))
+                better = values < reached[rows]
+                symbols[rows[better]], reached[rows[better]] = tried[better], values[better]
+                rows = rows[~better]
+                if not len(rows):
+                    break
         if np.all((reached >= before) | (reached <= bound)):
             break
     return symbols, reached

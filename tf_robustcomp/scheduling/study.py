@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,16 @@ REMEDIES = {
 
 
 @contextlib.contextmanager
-def performed(name: str, make: Callable, settings: Any) -> Iterator[tuple[Path, Sequence[Task], dict[str, Any]]]:
+def performed(
+    name: str, make: Callable, settings: Any, options: Mapping[str, Any]
+) -> Iterator[tuple[Path, Sequence[Task], dict[str, Any]]]:
     """Perform a study's tasks, and hold its folder while the block reports them.
 
     Args:
         name: "robust" or "randomisation".
-        make: function of scale, source of data and seed that returns the tasks.
+        make: function of scale, source of data, seed and options that returns the tasks.
         settings: of the command reproduce.
+        options: of this study alone.
 
     Yields:
         ``(folder, tasks, description of the study)``
@@ -38,7 +41,7 @@ def performed(name: str, make: Callable, settings: Any) -> Iterator[tuple[Path, 
     """
     source = _source(name, settings)
     folder = files.folder(settings.out)
-    description = {"study": name, "scale": settings.scale, "seed": settings.seed}
+    description = {"study": name, "scale": settings.scale, "seed": settings.seed, **options}
     check_entries(folder, DESCRIPTION)
     if settings.export:
         files.check_ours(Path(settings.export), "runs.json", ("report.md", "figures"))
@@ -48,7 +51,7 @@ def performed(name: str, make: Callable, settings: Any) -> Iterator[tuple[Path, 
             (folder / part).mkdir(exist_ok=True)
         if source not in SOURCES:
             source = os.path.relpath(source, folder)
-        tasks = make(settings.scale, source, settings.seed)
+        tasks = make(settings.scale, source, settings.seed, **options)
         scheduler.perform(tasks, folder, pools.make(settings, folder))
         yield folder, tasks, description
 

@@ -72,19 +72,23 @@ SCALES: dict[str, dict] = {
 }
 
 
-def tasks(scale: str, dataset: str, seed: int = 0) -> tuple[Task, ...]:
+def tasks(scale: str, dataset: str, seed: int = 0, seeds: int = 0, threshold: str = "") -> tuple[Task, ...]:
     """Return the study's tasks.
 
     Args:
         scale: "smoke", "laptop" or "paper".
         dataset: as the flag ``--dataset``; smoke takes the digits.
         seed: of the first network; further ones follow it.
+        seeds: networks of each kind; 0 leaves their number to the scale.
+        threshold: "quantile", as published, or "exact"; empty leaves it to the scale.
     """
     settings = SCALES[scale]
+    minutes, pruning = settings["pruning"]
+    pruning = (minutes, pruning | ({"threshold": threshold} if threshold else {}))
     smoke = scale == "smoke"
     runs: list[Task] = []
     for proportion in (0.0, 1.0) if smoke else PROPORTIONS:
-        for seed_ in range(seed, seed + settings["seeds"]):
+        for seed_ in range(seed, seed + (seeds or settings["seeds"])):
             shared = {"dataset": "digits" if smoke else dataset, "proportion-random": proportion, **settings["shared"]}
             name = f"out-{percent(proportion)}-seed-{seed_}"
             dense = f"runs/seed-{seed_}/out-{percent(proportion)}"
@@ -98,11 +102,11 @@ def tasks(scale: str, dataset: str, seed: int = 0) -> tuple[Task, ...]:
                         f"out-prune-{percent(proportion)}-{tenths}-seed-{seed_}",
                         f"runs/seed-{seed_}/out-prune-{percent(proportion)}-{tenths}",
                         shared | own,
-                        settings["pruning"],
+                        pruning,
                         (name,),
                     )
                 )
-    folders = tuple(f"runs/seed-{n}" for n in range(seed, seed + settings["seeds"]))
+    folders = tuple(f"runs/seed-{n}" for n in range(seed, seed + (seeds or settings["seeds"])))
     summary = Task(
         "summary",
         "plot_summary",
