@@ -9,12 +9,16 @@ from typing import Any
 
 import lazy_loader
 
+from tf_robustcomp.utils import quiet
+
 _load, __dir__, _exported = lazy_loader.attach_stub(__name__, __file__)
 __version__ = importlib.metadata.version("tf_robustcomp")
 __all__ = sorted([*_exported, "__version__", "load_model"])
 
 
 def __getattr__(name: str) -> Any:
+    if name in _exported:
+        quiet.import_keras()
     value = _load(name)
     if name in _exported:
         globals()[name] = value

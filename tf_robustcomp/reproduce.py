@@ -12,7 +12,7 @@ and the report.  `--export` copies what others need; `--report` writes the repor
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tf_robustcomp.cli import flags, startup
@@ -23,7 +23,7 @@ from tf_robustcomp.utils.errors import InvalidArgument
 from tf_robustcomp.utils.settings import field
 
 COMMAND = "reproduce"
-STUDIES = {"robust": robust.tasks, "randomisation": randomisation.tasks}
+STUDIES: dict[str, Callable] = {"robust": robust.tasks, "randomisation": randomisation.tasks}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,15 +12,16 @@ import pytest
 pytestmark = [pytest.mark.tensorflow_only, pytest.mark.slow]
 
 COMPRESSOR = ["--data=digits", "--width=4", "--side=16", "--max-images=64", "--batch-size=16", "--epochs=2"]
-COMPRESSOR += ["--log-steps=2", "--latent-dim=3", "--checkpoint-steps=3"]
+COMPRESSOR += ["--log-steps=2", "--checkpoint-steps=3"]
 CLASSIFIER = ["--dataset=digits", "--model-size=8", "--bn-momentum=0.9", "--batch-size=32", "--log-steps=2"]
 TRAINED = ["--learning-rates=0.05", "--boundaries=", "--max-steps=8", "--checkpoint-steps=3"]
 PRUNED = ["--max-steps=8", "--ramp-steps=4", "--update-steps=2", "--threshold=exact", "--checkpoint-steps=3"]
+STANDARD = [*COMPRESSOR, "--latent-dim=3"]
 CASES = {
-    "standard": ("train_compressor", COMPRESSOR),
-    "wasserstein": ("train_compressor", [*COMPRESSOR, "--adversary=wasserstein", "--attack-steps=3"]),
-    "tuned": ("train_compressor", [*COMPRESSOR, "--adversary=wasserstein", "--attack-steps=3", "--rho=5"]),
-    "l2": ("train_compressor", [*COMPRESSOR, "--adversary=l2", "--attack-steps=3"]),
+    "standard": ("train_compressor", STANDARD),
+    "wasserstein": ("train_compressor", [*STANDARD, "--adversary=wasserstein", "--attack-steps=3"]),
+    "tuned": ("train_compressor", [*STANDARD, "--adversary=wasserstein", "--attack-steps=3", "--rho=5"]),
+    "l2": ("train_compressor", [*STANDARD, "--adversary=l2", "--attack-steps=3"]),
     "refinement": (
         "train_compressor",
         [*COMPRESSOR, "--model=successive_refinement", "--stage-dims=2,1", "--warmup-epochs=1", "--adversary=l2"],
@@ -29,9 +30,9 @@ CASES = {
     "pruning": ("prune_resnet_dns", [*CLASSIFIER, *PRUNED, "--proportion-random=0.5"]),
 }
 OWN_DRAWS = {  # each replica searches, rotates or draws for itself
-    "search": ("train_compressor", [*COMPRESSOR, "--adversary=rotation_search"]),
-    "aligned": ("train_compressor", [*COMPRESSOR, "--model=rotation_aligned"]),
-    "noise": ("train_compressor", [*COMPRESSOR, "--augmentation=noise", "--rho=2"]),
+    "search": ("train_compressor", [*STANDARD, "--adversary=rotation_search"]),
+    "aligned": ("train_compressor", [*STANDARD, "--model=rotation_aligned"]),
+    "noise": ("train_compressor", [*STANDARD, "--augmentation=noise", "--rho=2"]),
 }
 
 PROGRAM = """

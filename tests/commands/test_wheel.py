@@ -12,7 +12,8 @@ import pytest
 pytestmark = [pytest.mark.tensorflow_only, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
-CLEAN = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "KERAS_BACKEND")}
+OURS = ("PYTHONPATH", "KERAS_BACKEND", "PYTHONDONTWRITEBYTECODE")  # the last is a warning of the build
+CLEAN = {name: value for name, value in os.environ.items() if name not in OURS}
 NETWORK = "train_resnet_random train --dataset=digits --model-size=8 --batch-size=32 --max-steps=2 --train-dir=net"
 DATA = "train_compressor train --data=digits --side=16 --width=4 --latent-dim=3 --epochs=0.1 --train-dir=codec"
 

@@ -13,7 +13,7 @@ import pytest
 
 import tf_robustcomp as rc
 from tests.pruning.models import numpy_state
-from tests.reports.conftest import SMALL, command
+from tests.reports.conftest import ROOT, SMALL, command
 from tf_robustcomp import convert_cifar10, eval_rotations, prune_resnet_dns, run, train_compressor, train_resnet_random
 from tf_robustcomp.cli import flags, startup
 from tf_robustcomp.data.images import load_images
@@ -220,3 +220,21 @@ def test_help_answers_without_keras():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - began < 30
+
+
+# E8: no start-up notices, no errors of the graph's optimiser ----------------------------------------------------------
+
+ATTACKED = """
+import numpy as np, tf_robustcomp as rc
+images = np.random.default_rng(0).uniform(size=(64, 32, 32, 1)).astype("float32")
+model = rc.Compressor(latent_dim=3, width=8)
+model.compile("adam", adversary=rc.WassersteinBall(gamma=1.0, steps=3))
+model.fit(images, verbose=0)
+"""
+
+
+def test_e8_the_python_api_prints_nothing():
+    environment = {key: value for key, value in os.environ.items() if key != "TF_CPP_MIN_LOG_LEVEL"}
+    words = [sys.executable, "-c", ATTACKED]
+    result = subprocess.run(words, capture_output=True, text=True, env={**environment, "PYTHONPATH": str(ROOT)})
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")

@@ -226,6 +226,7 @@ def test_rows_beyond_the_checkpoint_and_half_rows_are_dropped(tmp_path):
     assert [row["step"] for row in read_metrics(run.metrics_path)] == [100, 200, 300, 400]
     run.metrics_path.write_text("step,loss\n100,0.5\n200,0.4\n300,0.3\n400")
     table = MetricsTable(run, StepCounter(runs.Progress(200)), 400, 100, lambda model: {})
+    table.on_train_begin()
     table.add(300, {"loss": 0.25})
     table.close()
     assert run.metrics_path.read_text() == "step,loss\n100,0.5\n200,0.4\n300,0.25\n"

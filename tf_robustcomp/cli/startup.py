@@ -4,6 +4,7 @@ import importlib
 import os
 from typing import Any
 
+from tf_robustcomp.utils import quiet
 from tf_robustcomp.utils.errors import Error
 
 BACKENDS = ("tensorflow", "jax", "torch")
@@ -54,15 +55,7 @@ def import_backend_quietly() -> None:
     """Import Keras on TensorFlow, where that is the backend, without notices on the terminal."""
     if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
         return
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)  # the notices come from C++, before any setting of the log is read
-    try:
-        import keras  # noqa: F401
-        import tensorflow
+    quiet.import_keras()
+    import tensorflow
 
-        tensorflow.get_logger().setLevel("ERROR")
-    finally:
-        os.dup2(terminal, 2)
-        os.close(terminal)
-        os.close(nowhere)
+    tensorflow.get_logger().setLevel("ERROR")

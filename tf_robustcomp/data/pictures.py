@@ -101,8 +101,8 @@ def read(source: str | Path, name: str | None = None) -> Pictures:
 
     Args:
         source: path of a picture (.png, .jpg, .webp, .tif, .bmp), of a .npy, or of a .npz (its ``x_test``, ``images``
-            or only array), of integers 0 to 255 or floats in [0, 1]: (n, h, w), (n, h, w, c), or one picture (h, w, 3) or
-            (h, w, 4); or ``mnist`` or ``digits``.
+            or only array), of integers 0 to 255 or floats in [0, 1]: (n, h, w), (n, h, w, c), or one picture (h, w, 3)
+            or (h, w, 4); or ``mnist`` or ``digits``.
         name: that the pictures get; default: as of `find`.
 
     Raises:

@@ -94,7 +94,10 @@ class MetricsTable(keras.callbacks.Callback):
         self.columns: list[str] | None = None
         self.file: Any = None
         self.events: Any = None
-        self._open(counter.step)
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Open the files; from here on a signal is answered with a checkpoint, so that rows and checkpoint agree."""
+        self._open(self.counter.step)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Write a row where one is due, and move the progress bar."""
@@ -128,6 +131,8 @@ class MetricsTable(keras.callbacks.Callback):
     def close(self) -> None:
         """Close the files and the progress bar."""
         self.meter.close()
+        if self.file is None:  # training did not begin
+            return
         with files.naming(self.run.metrics_path):
             self.file.close()
         self.events.close()
