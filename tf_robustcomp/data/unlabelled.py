@@ -19,8 +19,8 @@ def images_of(source: str, part: str, size: Sequence[int], count: int | None = N
 
     Args:
         source: ``mnist``, ``digits``, a .npz file with ``x_train`` and ``x_test`` (no labels are needed), a .npy file
-            of images (n, h, w) or (n, h, w, c), or a folder of pictures.  Pictures are cut into tiles of ``size``, whole
-            ones where the picture is as large as that.  The last tenth of a .npy file's images and of a folder's
+            of images (n, h, w) or (n, h, w, c), or a folder of pictures.  Pictures are cut into tiles of ``size``,
+            whole ones where the picture is as large as that.  The last tenth of a .npy file's images and of a folder's
             pictures is for test, unless the folder has the folders ``train`` and ``test``.
         part: "train" or "test".
         size: (height, width).
