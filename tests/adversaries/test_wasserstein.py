@@ -128,7 +128,7 @@ def test_dual_ascent_moves_gamma_towards_the_wanted_radius():
     assert float(ball.gamma) == 1.0
 
     def measured(radius):
-        values = [ops.zeros(4)] * 9
+        values = [ops.zeros(4)] * len(AttackResult._fields)
         return AttackResult(*values)._replace(radius=ops.full((4,), radius))
 
     ball.adapt(measured(6.0))  # too far: (6 - 2) / (6 + 2) = 1/2
