@@ -4,10 +4,9 @@
     python -m tf_robustcomp.reproduce randomisation --scale laptop --out study --dataset data/cifar10_train.tfrecord
     python -m tf_robustcomp.reproduce robust --report results/robust
 
-`robust` is arXiv 2110.07007, `randomisation` that of arXiv 1804.05862.  Scales: `smoke`, minutes on the embedded
-digits; `laptop`, hours on two cores; `paper`, the published settings to the letter.  Finished tasks are skipped, so the
-same command continues after an interruption.  OUT holds runs/, tasks/ (flags and output of each), figures/, runs.json
-and the report.  `--export` copies what others need; `--report` writes the report of such a folder again.
+`robust` is arXiv 2110.07007, `randomisation` arXiv 1804.05862.  Scales: `smoke`, minutes on the embedded digits;
+`laptop`, hours on two cores; `paper`, the published settings.  Finished tasks are skipped, so the same command
+continues.  OUT holds runs/, tasks/, figures/, runs.json and the report.
 """
 
 import dataclasses
@@ -16,10 +15,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tf_robustcomp.cli import flags, startup
-from tf_robustcomp.cli.settings import ExecutorSettings
+from tf_robustcomp.cli.settings import THRESHOLDS, ExecutorSettings
 from tf_robustcomp.experiments.studies import randomisation, robust
 from tf_robustcomp.scheduling import study
-from tf_robustcomp.utils.errors import InvalidArgument
 from tf_robustcomp.utils.settings import field
 
 COMMAND = "reproduce"
@@ -36,9 +34,7 @@ class Settings(ExecutorSettings):
     dataset: str = field("data/cifar10_train.tfrecord", "records of `randomisation` (smoke: digits)", path=True)
     seed: int = field(0, "seed of the first networks", minimum=0, maximum=2**31)
     seeds: int = field(0, "`randomisation`: networks of each kind (0 = as many as the scale has)", minimum=0)
-    threshold: str = field(
-        "", "`randomisation`: how thresholds are found [default: as the scale does]", choices=("", "quantile", "exact")
-    )
+    threshold: str = field("", "`randomisation`: its --threshold [default: the scale's]", choices=("", *THRESHOLDS))
     export: str = field("", "copy report, runs.json, tables and figures to this folder")
     report: str = field("", "folder of an exported study: only write its report again")
 
@@ -49,10 +45,7 @@ def command(parsed: flags.Parsed) -> None:
     if settings.report:
         print(*startup.load("experiments.reproduction").report(Path(settings.report)), sep="\n")
         return
-    options = {option: getattr(settings, option) for option in ("seeds", "threshold") if getattr(settings, option)}
-    if options and name == "robust":
-        raise InvalidArgument(f"--{next(iter(options))} has no effect on robust. Leave it out")
-    with study.performed(name, STUDIES[name], settings, options) as (folder, tasks, description):
+    with study.performed(name, STUDIES[name], settings) as (folder, tasks, description):
         reproduction = startup.load("experiments.reproduction")
         print(*reproduction.finish(folder, tasks, description), sep="\n")
         if settings.export:

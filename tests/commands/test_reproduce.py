@@ -100,6 +100,16 @@ def test_no_task_writes_what_another_leaves(study, scale):
         assert all(name.startswith(own) for name in (*task.outputs, *task.passed_on))
 
 
+def test_the_randomisation_study_takes_a_threshold_and_a_number_of_seeds(tmp_path, capsys):
+    tasks = randomisation.tasks("laptop", "cifar", seeds=1, threshold="quantile")
+    assert {task.flags["seed"] for task in tasks if "seed" in task.flags} == {0}
+    assert {task.flags["threshold"] for task in tasks if "threshold" in task.flags} == {"quantile"}
+    assert len(tasks) == 5 * (1 + 5) + 1
+    assert reproduce.main(["robust", "--threshold=exact", f"--out={tmp_path / 'study'}"]) == 2
+    assert "--threshold has no effect on robust" in capsys.readouterr().err
+    assert not (tmp_path / "study").exists()
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """Both studies at smoke scale."""

@@ -14,6 +14,7 @@ from tf_robustcomp.utils.errors import InvalidArgument
 from tf_robustcomp.utils.settings import field, spelled
 
 IMAGES = "mnist, digits, FILE.npz with x_train and x_test, FILE.npy, or a folder of pictures"
+THRESHOLDS = ("quantile", "exact")
 CONVERT = "make it with `python tools/download_and_convert_cifar10.py`"
 SEEDS: dict[str, Any] = {"minimum": 0, "maximum": 2**32 - 1}
 
@@ -270,7 +271,7 @@ class PruningSettings(ClassifierSettings):
     threshold: str = field(
         "quantile",
         "`quantile` of all magnitudes as published, which leaves fewer zeros than the target, or `exact`",
-        choices=("quantile", "exact"),
+        choices=THRESHOLDS,
     )
     train_unpruned: bool = field(False, "train biases and batch norm too")
     surgery_seed: int = field(0, "seed of the random numbers that decide when masks are updated", minimum=0)

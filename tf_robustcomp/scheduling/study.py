@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from tf_robustcomp.utils import documents, files
 from tf_robustcomp.utils.errors import InvalidArgument, RunError
 
 DESCRIPTION = "study.json"
+OPTIONS = ("seeds", "threshold")  # of the study of randomisation
 PARTS = ("tasks", "runs", "figures", "runs.json", "report.md", "report.html", "sweep.csv")
 REMEDIES = {
     "--data": "`--data mnist` downloads it",
@@ -21,25 +22,25 @@ REMEDIES = {
 
 
 @contextlib.contextmanager
-def performed(
-    name: str, make: Callable, settings: Any, options: Mapping[str, Any]
-) -> Iterator[tuple[Path, Sequence[Task], dict[str, Any]]]:
+def performed(name: str, make: Callable, settings: Any) -> Iterator[tuple[Path, Sequence[Task], dict[str, Any]]]:
     """Perform a study's tasks, and hold its folder while the block reports them.
 
     Args:
         name: "robust" or "randomisation".
         make: function of scale, source of data, seed and options that returns the tasks.
         settings: of the command reproduce.
-        options: of this study alone.
 
     Yields:
         ``(folder, tasks, description of the study)``
 
     Raises:
-        InvalidArgument: the data do not exist, or the folder is no path.
+        InvalidArgument: the data do not exist, the folder is no path, or a flag has no effect on this study.
         RunError: tasks failed, or the folder is in use or holds another study.
     """
     source = _source(name, settings)
+    options = {option: getattr(settings, option) for option in OPTIONS if getattr(settings, option)}
+    if options and name == "robust":
+        raise InvalidArgument(f"--{next(iter(options))} has no effect on robust. Leave it out")
     folder = files.folder(settings.out)
     description = {"study": name, "scale": settings.scale, "seed": settings.seed, **options}
     check_entries(folder, DESCRIPTION)
