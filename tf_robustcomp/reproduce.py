@@ -46,10 +46,8 @@ def command(parsed: flags.Parsed) -> None:
         print(*startup.load("experiments.reproduction").report(Path(settings.report)), sep="\n")
         return
     with study.performed(name, STUDIES[name], settings) as (folder, tasks, description):
-        reproduction = startup.load("experiments.reproduction")
-        print(*reproduction.finish(folder, tasks, description), sep="\n")
-        if settings.export:
-            reproduction.export(folder, Path(settings.export))
+        finish = startup.load("experiments.reproduction").finish
+        print(*finish(folder, tasks, description, settings.export), sep="\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,12 +12,18 @@ from tf_robustcomp.scheduling.task import Task
 EXPORTED = ("report.md", records.NAME)
 
 
-def finish(folder: Path, tasks: Sequence[Task], study: dict[str, Any]) -> list[Path]:
-    """Write runs.json, figures and report of a study whose tasks are all done; return the paths of the report."""
+def finish(folder: Path, tasks: Sequence[Task], study: dict[str, Any], target: str) -> list[Path]:
+    """Write runs.json, figures and report of a study whose tasks are all done; return the paths of the report.
+
+    ``target`` is a folder for copies, see `export`; empty for none.
+    """
     if study["study"] == "robust":
         robust_report.join(folder, tasks)
     records.write(folder, records.collect(folder, tasks), study)
-    return report(folder)
+    paths = report(folder)
+    if target:
+        export(folder, Path(target))
+    return paths
 
 
 def report(folder: Path) -> list[Path]:

@@ -52,8 +52,8 @@ def text(folder: Path, records: Sequence[Record], heading: str) -> str:
 def _compared(records):
     """What a column above and one of the published table have in common."""
     quantile = (
-        "The published threshold is a quantile of all magnitudes, which prunes less than its target: at a target of 0.9 "
-        "it ends near 0.86."
+        "The published threshold is a quantile of all magnitudes, which prunes less than its target: at a target of "
+        "0.9 it ends near 0.86."
     )
     if any(one.config.get("settings", {}).get("threshold") == "exact" for one in records):
         return (
