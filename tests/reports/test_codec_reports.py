@@ -24,7 +24,7 @@ class Smooth(keras.layers.Layer):
         return 0.5 + 0.5 * ops.sin(4.0 * images + 3.0 * ops.roll(images, 1, axis=1))
 
 
-# B13: the strength of an attack does not depend on the batch ---------------------------------------------------------
+# B13: the strength of an attack does not depend on the batch ----------------------------------------------------------
 
 
 @pytest.mark.parametrize("steps", [8, 40])
@@ -134,7 +134,7 @@ def test_b9_nan_in_a_dataset_is_refused():
         small_model().fit(Batches(BYTES / 255 * np.nan), verbose=0)
 
 
-# B11: a model that is not sound gets no figure ------------------------------------------------------------------------
+# B11 (Trusted-AI/adversarial-robustness-toolbox 368, 824): a model that is not sound gets no figure -------------------
 
 SOME = rng.uniform(0.3, 0.6, (12, 4, 4, 1)).astype("float32")
 EVALUATIONS = {
@@ -224,7 +224,7 @@ def test_b11_shapes_are_not_broadcast_in_training_either():
         model.fit(SOME, verbose=0)
 
 
-# B12: tables of other weights are said --------------------------------------------------------------------------------
+# B12 (InterDigitalInc/CompressAI 50, 253): tables of other weights are said -------------------------------------------
 
 
 def test_b12_stale_entropy_tables_are_said(tmp_path):

@@ -34,7 +34,7 @@ from tf_robustcomp.utils import files
 pytestmark = pytest.mark.tensorflow_only
 
 
-# A1: nothing that the user may want to keep is written over.
+# A1 (mozilla/mozjpeg 248): nothing that the user may want to keep is written over.
 
 
 def test_a1_encode_writes_over_no_input_and_no_other_output(trained, photo, tmp_path, refused, monkeypatch):

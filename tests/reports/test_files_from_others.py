@@ -69,7 +69,7 @@ def test_d1_pictures_are_decoded_into_the_folder_only(trained, tmp_path, refused
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
-# D2: a picture's header is looked at before it is decoded.
+# D2 (python-pillow/Pillow 515): a picture's header is looked at before it is decoded.
 
 
 def _png(width, height):

@@ -47,7 +47,7 @@ def noise(*shape):
     return np.random.default_rng(1).integers(0, 256, shape, np.uint8)
 
 
-# B10: what a picture is, is kept or said.
+# B10 (libjxl/libjxl 1667): what a picture is, is kept or said.
 
 
 def test_b10_an_array_of_one_colour_picture_is_one_picture(tmp_path):

@@ -36,7 +36,7 @@ def fit(model, steps=4):
     return model
 
 
-# B2: a layer never vanishes; channels by the kind of the layer.
+# B2 (tensorflow/model-optimization 1132): a layer never vanishes; channels by the kind of the layer.
 
 
 def images_net():
@@ -517,7 +517,7 @@ def test_b3_a_killed_training_is_restored_in_any_order_of_callbacks(first, tmp_p
         np.testing.assert_array_equal(a, b)
 
 
-# C1: weights load into any compiled model, as in Keras.
+# C1 (tensorflow/tensorflow 11055): weights load into any compiled model, as in Keras.
 
 
 @pytest.mark.parametrize(
@@ -808,7 +808,7 @@ def test_b1_a_damaged_state_is_refused_in_one_line_and_leads_nowhere(change, tmp
     assert "\n" not in str(error.value) and not outside.exists()
 
 
-# B4: moving averages are sparse wherever they are seen.
+# B4 (neuralmagic/sparseml 1486): moving averages are sparse wherever they are seen.
 
 
 class Watch(keras.callbacks.Callback):

@@ -16,7 +16,9 @@ from tf_robustcomp.utils import drawing
 LABEL_WIDTH, LABEL_LINES = 16, 5  # characters; lines in the height of a row
 
 
-def draw(path: Path, models: Mapping[str, Any], clean: np.ndarray, gamma: float = 1.0) -> None:
+def draw(
+    path: Path, models: Mapping[str, Any], clean: np.ndarray, gamma: float = 1.0, title: str | None = None
+) -> None:
     """Draw originals and reconstructions.
 
     Args:
@@ -24,6 +26,7 @@ def draw(path: Path, models: Mapping[str, Any], clean: np.ndarray, gamma: float 
         models: label -> compressor, all of one image shape; the first one is attacked.
         clean: images (n, h, w, c) in [0, 1].
         gamma: price of the Wasserstein ball's attack.
+        title: of the figure.
     """
     plt = drawing.pyplot()
     count, attacked = len(clean), next(iter(models))
@@ -34,8 +37,10 @@ def draw(path: Path, models: Mapping[str, Any], clean: np.ndarray, gamma: float 
     _draw_row(axes[0], "original", images)
     for axis_row, (label, model) in zip(axes[1:], models.items(), strict=True):
         _draw_row(axis_row, label, ops.convert_to_numpy(model(images)), images)
-    for first, title in zip(range(0, 3 * count, count), ("clean", "rotated", f"worst case of {attacked}"), strict=True):
-        axes[0, first + count // 2].set_title(title, fontsize=10)
+    kinds = ("clean", "rotated", f"worst case of {attacked}")
+    for first, kind in zip(range(0, 3 * count, count), kinds, strict=True):
+        axes[0, first + count // 2].set_title(kind, fontsize=10)
+    figure.suptitle(title, fontsize=10)
     drawing.save(figure, path)
 
 

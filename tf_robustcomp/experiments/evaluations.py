@@ -107,7 +107,9 @@ def reconstructions(settings: Any) -> None:
 
     settings = dataclasses.replace(settings, images=settings.count)
     subjects = load(settings)
-    drawing.draw(Path(settings.output), subjects.models, subjects.images, settings.gamma)
+    drawing.draw(
+        Path(settings.output), subjects.models, subjects.images, settings.gamma, _described(settings, subjects)
+    )
     print(settings.output)
 
 
