@@ -225,8 +225,9 @@ def test_help_answers_without_keras():
 # E8: no start-up notices, no errors of the graph's optimiser ----------------------------------------------------------
 
 ATTACKED = """
-import numpy as np, tf_robustcomp as rc
-images = np.random.default_rng(0).uniform(size=(64, 32, 32, 1)).astype("float32")
+import tf_robustcomp as rc
+from tf_robustcomp.data.images import load_images, resized
+images = resized(load_images("digits").x_train[:64], 32)
 model = rc.Compressor(latent_dim=3, width=8)
 model.compile("adam", adversary=rc.WassersteinBall(gamma=1.0, steps=3))
 model.fit(images, verbose=0)

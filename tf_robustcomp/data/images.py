@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tf_robustcomp.utils import quiet
 from tf_robustcomp.utils.errors import DataError
 
 SOURCES = ("mnist", "digits")
@@ -76,6 +77,7 @@ def resized(images: Any, size: int | Sequence[int]) -> Any:
         images: uint8.
         size: (height, width) in pixels, or both in one; images of that size are only scaled.
     """
+    quiet.import_keras()
     from keras import ops
 
     size = (size, size) if isinstance(size, int) else tuple(size)
@@ -147,6 +149,7 @@ def _digits():
 
 
 def _mnist():
+    quiet.import_keras()
     import keras
 
     kept = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"), "datasets", "mnist.npz")
