@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 import tf_robustcomp as rc
+from tests.reports.conftest import command
 from tf_robustcomp.adversaries import ascent
 from tf_robustcomp.evaluation import models
 
@@ -207,6 +208,22 @@ def test_b11_an_untrained_model_is_named():
     images = rng.uniform(0.45, 0.55, (12, 16, 16, 1)).astype("float32")
     with pytest.warns(UserWarning, match="compressor is no better than the mean image"):
         rc.noise_curve({"compressor": model}, images, [1.0])
+
+
+@pytest.mark.tensorflow_only
+@pytest.mark.parametrize("switches, code, word", [((), 0, "warning"), (("-W", "error"), 2, "error")])
+def test_b11_a_command_says_it_in_one_line(switches, code, word, tmp_path):
+    keras.utils.set_random_seed(1)
+    model = rc.Compressor(latent_dim=2, width=4, image_shape=(16, 16, 1))
+    model.save(tmp_path / "untrained.keras")
+    images = rng.integers(120, 130, (20, 16, 16)).astype("uint8")  # nearly constant: the mean image is hard to beat
+    np.save(tmp_path / "images.npy", images)
+    words = [f"--models={tmp_path / 'untrained.keras'}", f"--data={tmp_path / 'images.npy'}", "--angle-step=180"]
+    done = command("eval_rotations", *words, f"--output={tmp_path / 'curve'}", python=switches)
+    assert done.returncode == code, done.stderr
+    line = f"eval_rotations: {word}: untrained.keras is no better than the mean image"
+    assert [text for text in done.stderr.splitlines() if text.startswith(line)], done.stderr
+    assert "Traceback" not in done.stderr and "UserWarning" not in done.stderr
 
 
 def test_b11_shapes_are_not_broadcast_in_training_either():

@@ -100,7 +100,7 @@ def run(
         0; 2 after an `Error`; 128 + n after signal n.
     """
     words = sys.argv[1:] if argv is None else list(argv)
-    with terminal.forgiving() as output, signals.handled(_interrupt), _warnings_of_others():
+    with terminal.forgiving() as output, signals.handled(_interrupt), _warnings_in_one_line(name):
         code = _run(name, doc, cls, command, words, positional)
         if output:
             output.flush()
@@ -126,7 +126,7 @@ def _run(name, doc, cls, command, words, positional):
     except Interrupted as stop:
         print(f"\n{name}: stopped by {signal.Signals(stop.number).name}; {stop.hint} to go on", file=sys.stderr)
         return 128 + stop.number
-    except (Error, OSError) as error:
+    except (Error, OSError, UserWarning) as error:  # a warning where Python turns them into errors
         print(f"{name}: error: {_one_line(error)}", file=sys.stderr)
         return EXIT_USAGE
     except MemoryError:
@@ -135,9 +135,18 @@ def _run(name, doc, cls, command, words, positional):
 
 
 @contextlib.contextmanager
-def _warnings_of_others():
-    """Where Python turns warnings into errors (-W error), do so for this package's own only."""
+def _warnings_in_one_line(name):
+    """Show warnings for users as the command's own, and turn no others into errors where Python was told to."""
+    show = warnings.showwarning
+
+    def shown(message, category, *where, **more):
+        if issubclass(category, UserWarning) and category.__module__ == "builtins":
+            print(f"{name}: warning: {_one_line(message)}", file=sys.stderr)
+        else:
+            show(message, category, *where, **more)
+
     with warnings.catch_warnings():
+        warnings.showwarning = shown
         if "error" in sys.warnoptions:
             warnings.simplefilter("default")
             warnings.filterwarnings("error", module="tf_robustcomp")
