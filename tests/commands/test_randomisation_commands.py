@@ -41,6 +41,7 @@ def study(tmp_path_factory):
     return folder, flags
 
 
+@pytest.mark.slow
 def test_run_makes_the_published_directories_and_passes_over_what_has_finished(study, capsys):
     folder, flags = study
     names = {path.name for path in folder.iterdir()}
@@ -66,6 +67,7 @@ def test_a_run_too_short_for_its_batch_norm_is_told_so(momentum, said, tmp_path,
     assert (said is not None) == (left > classifier.LAGGING)
 
 
+@pytest.mark.slow
 def test_evaluation_agrees_with_a_computation_from_the_logits(study):
     from tf_robustcomp.data.random_labels import random_labels
 
@@ -107,6 +109,7 @@ def test_a_run_on_the_first_images_is_trained_and_evaluated_on_those(tmp_path):
     assert prune_resnet_dns.main(["train", *SMALL, *PRUNING, start, f"--train-dir={tmp_path / 'pruned'}"]) == 2
 
 
+@pytest.mark.slow
 def test_pruned_runs_report_their_sparsity_as_the_weights_have_it(study):
     folder, _ = study
     for name, target in (("out-prune-0-5", 0.5), ("out-prune-30-9", 0.9)):
@@ -118,6 +121,7 @@ def test_pruned_runs_report_their_sparsity_as_the_weights_have_it(study):
         assert results["sparsity"] == pytest.approx(total) == pytest.approx(target, abs=0.02)
 
 
+@pytest.mark.slow
 def test_biases_and_batch_norm_rest_while_kernels_and_moving_statistics_move(study):
     folder, _ = study
     before = {v.path: v.numpy() for v in runs.Run(folder / "out-30").load_model().variables}
@@ -127,6 +131,7 @@ def test_biases_and_batch_norm_rest_while_kernels_and_moving_statistics_move(stu
         assert moves != np.array_equal(value, before[path]), path
 
 
+@pytest.mark.slow
 def test_metrics_and_learning_rates_are_those_of_the_schedules(study):
     folder, _ = study
     trained = rows(folder / "out-30" / "metrics.csv")
@@ -137,6 +142,7 @@ def test_metrics_and_learning_rates_are_those_of_the_schedules(study):
     assert list((folder / "out-30" / "tensorboard").iterdir())
 
 
+@pytest.mark.slow
 def test_the_summary_gives_means_and_ranges_over_seeds(study, tmp_path, capsys):
     folder, flags = study
     other = tmp_path / "seed1"
@@ -206,6 +212,7 @@ def test_a_run_killed_at_any_step_ends_in_the_same_bits(study, tmp_path):
         np.testing.assert_array_equal(a, b, err_msg=variable.path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "extra",
     [["--mixed-precision"], ["--jit-compile"], ["--strategy=mirrored"], ["--train-unpruned"], ["--threshold=quantile"]],
@@ -246,12 +253,14 @@ def test_bad_input_is_one_line_and_leaves_nothing(main, words, named, tmp_path, 
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"]
 
 
+@pytest.mark.slow
 def test_evaluation_refuses_other_settings_and_needs_a_model(study, capsys):
     folder, _ = study
     assert train_resnet_random.main(["eval", f"--train-dir={folder / 'out-30'}", "--proportion-random=0.5"]) == 2
     assert "--proportion-random is 0.3 there, 0.5 here" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_pruning_refuses_a_start_with_other_labels(study, tmp_path, capsys):
     folder, _ = study
     words = ["train", *SMALL, "--proportion-random=0.5", f"--warm-start={folder / 'out-30'}", f"--train-dir={tmp_path}"]

@@ -196,6 +196,7 @@ def test_callback_continues_in_a_second_fit_and_after_dense_training():
     assert rc.sparsity_report(model).total.sparsity == 0.75
 
 
+@pytest.mark.slow
 def test_resnet20_ends_within_a_point_of_its_target(rng):
     x = rng.random((64, 8, 8, 3), dtype="float32")
     y = rng.integers(0, 10, size=64)

@@ -267,8 +267,11 @@ COMPRESSORS = {
 }
 
 
+KINDS = ["standard", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("refinement", "aligned"))]
+
+
 @pytest.mark.tensorflow_only
-@pytest.mark.parametrize("kind", COMPRESSORS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_c3_a_compressor_is_exported(kind, tmp_path):
     import tensorflow as tf
 
@@ -278,7 +281,7 @@ def test_c3_a_compressor_is_exported(kind, tmp_path):
     np.testing.assert_allclose(served.serve(images), numpy(model(images)), atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", COMPRESSORS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.filterwarnings("ignore:.*does not have a `quantize` method")
 def test_c3_a_just_loaded_compressor_is_quantised(kind, tmp_path):
     model, images = COMPRESSORS[kind](), BYTES / 255
