@@ -30,7 +30,7 @@ def report(folder: Path) -> list[Path]:
     """Write the report of a folder that holds runs.json and the tables in ``figures/``; return its paths."""
     study, found = records.read(folder)
     text = robust_report.text if study["study"] == "robust" else randomisation_report.text
-    options = "".join(f" --{name} {study[name]}" for name in study.keys() - {"study", "scale", "seed"})
+    options = "".join(f" --{name} {study[name]}" for name in sorted(study.keys() - {"study", "scale", "seed"}))
     command = f"python -m tf_robustcomp.reproduce {study['study']} --scale {study['scale']}{options}"
     return reports.write(folder, text(folder, found, f"Scale `{study['scale']}`: `{command}`."))
 
