@@ -10,6 +10,8 @@ from tests.reports.conftest import command
 from tf_robustcomp.adversaries import ascent
 from tf_robustcomp.evaluation import models
 
+pytestmark = pytest.mark.slow
+
 rng = np.random.default_rng(11)
 IMAGES = rng.uniform(size=(30, 4, 4, 1)).astype("float32")
 

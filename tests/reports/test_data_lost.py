@@ -31,7 +31,7 @@ from tf_robustcomp.data import pictures
 from tf_robustcomp.scheduling.task import Task
 from tf_robustcomp.utils import files
 
-pytestmark = pytest.mark.tensorflow_only
+pytestmark = [pytest.mark.tensorflow_only, pytest.mark.slow]
 
 
 # A1 (mozilla/mozjpeg 248): nothing that the user may want to keep is written over.

@@ -15,7 +15,7 @@ from tf_robustcomp.evaluation import reconstructions
 from tf_robustcomp.experiments import summary
 from tf_robustcomp.utils import drawing
 
-pytestmark = pytest.mark.tensorflow_only  # commands
+pytestmark = [pytest.mark.tensorflow_only, pytest.mark.slow]
 # Machado, Oliveira, Fernandes 2009: linear RGB as two kinds of colour-blind readers see it.
 SEEN = {
     "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],

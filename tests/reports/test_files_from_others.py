@@ -22,7 +22,7 @@ from tf_robustcomp.scheduling.task import Task
 from tf_robustcomp.utils import documents
 from tf_robustcomp.utils.progress import read_progress
 
-pytestmark = pytest.mark.tensorflow_only
+pytestmark = [pytest.mark.tensorflow_only, pytest.mark.slow]
 
 
 # D1: symbolic links in a folder lead out of it.

@@ -21,7 +21,7 @@ from tf_robustcomp.experiments import conversion
 from tf_robustcomp.runs.directory import Run
 from tf_robustcomp.scheduling import sweep
 
-pytestmark = pytest.mark.tensorflow_only
+pytestmark = [pytest.mark.tensorflow_only, pytest.mark.slow]
 
 NETWORK = ["--dataset=digits", "--model-size=8", "--bn-momentum=0.9", "--batch-size=32", "--log-steps=2"]
 

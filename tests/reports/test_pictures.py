@@ -15,7 +15,7 @@ from tf_robustcomp.data.images import load_images, resized
 from tf_robustcomp.evaluation import quality, reconstructions
 from tf_robustcomp.runs.directory import Run
 
-pytestmark = pytest.mark.tensorflow_only
+pytestmark = [pytest.mark.tensorflow_only, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,8 @@ from keras import layers, ops
 import tf_robustcomp as rc
 from tests.pruning.models import compiled, dense_net, kernels, small_data
 
+pytestmark = pytest.mark.slow
+
 RULES = [rc.MagnitudePruning, rc.DNS, rc.RigL, rc.MovementPruning, rc.RandomPruning]
 
 

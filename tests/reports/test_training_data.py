@@ -10,7 +10,7 @@ from tf_robustcomp.data.images import load_images
 from tf_robustcomp.data.unlabelled import images_of
 from tf_robustcomp.utils.errors import DataError
 
-pytestmark = pytest.mark.tensorflow_only  # commands
+pytestmark = [pytest.mark.tensorflow_only, pytest.mark.slow]
 rng = np.random.default_rng(5)
 DIGITS = load_images("digits")
 TRAINING = ["train", *(word for word in SMALL if not word.startswith("--data"))]
