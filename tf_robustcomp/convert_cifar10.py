@@ -20,7 +20,7 @@ COMMAND = "convert_cifar10"
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What to convert and where to."""
+    """Flags of this command."""
 
     source: str = field("tfds", "`tfds` to download through tensorflow-datasets, or cifar-10-binary.tar.gz")
     out_dir: str = field("data", "folder to write to")

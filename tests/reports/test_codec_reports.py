@@ -1,4 +1,4 @@
-"""What users of compressors, attacks and their evaluation tripped over; names begin with the report's number."""
+"""Faults that users of compressors, attacks and their evaluation reported; names begin with the report's number."""
 
 import keras
 import numpy as np

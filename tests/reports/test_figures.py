@@ -1,4 +1,4 @@
-"""What readers of the reports, tables and figures tripped over; names begin with the report's number."""
+"""Faults that readers of reports, tables and figures reported; names begin with the report's number."""
 
 import csv
 import itertools

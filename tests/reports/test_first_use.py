@@ -239,3 +239,9 @@ def test_e8_the_python_api_prints_nothing():
     words = [sys.executable, "-c", ATTACKED]
     result = subprocess.run(words, capture_output=True, text=True, env={**environment, "PYTHONPATH": str(ROOT)})
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_e8_a_closed_standard_error_ends_no_import():
+    program = "import tf_robustcomp as rc; rc.WassersteinBall(gamma=1.0)"
+    words = ["sh", "-c", '"$0" -c "$1" 2>&-', sys.executable, program]
+    assert subprocess.run(words, env={**os.environ, "PYTHONPATH": str(ROOT)}).returncode == 0

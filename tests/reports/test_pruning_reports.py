@@ -1,4 +1,4 @@
-"""What users of pruning tripped over, by kind: each case with the line of the list and the public issue, if any."""
+"""Faults that users of pruning reported, by kind: each case with the line of the list and the public issue, if any."""
 
 import json
 import pathlib

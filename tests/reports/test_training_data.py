@@ -1,4 +1,4 @@
-"""What users' own training data met; names begin with the report's number."""
+"""Faults in reading users' own training data; names begin with the report's number."""
 
 import numpy as np
 import pytest

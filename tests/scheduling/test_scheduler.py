@@ -127,9 +127,9 @@ def test_a_failure_stops_what_needs_it_and_nothing_else(tmp_path, capsys):
         engine.perform(DIAMOND, tmp_path, executor)
     assert sorted(begun(executor)) == ["a", "b", "c", "e"]
     assert "last words" in capsys.readouterr().out
-    mended = Recording()
-    engine.perform(DIAMOND, tmp_path, mended)
-    assert begun(mended) == ["b", "d"]
+    repaired = Recording()
+    engine.perform(DIAMOND, tmp_path, repaired)
+    assert begun(repaired) == ["b", "d"]
 
 
 @pytest.mark.parametrize("tasks", [[task("a", "b"), task("b")], [task("a"), task("a")]])

@@ -258,7 +258,7 @@ def _read_picture(path):
 
 
 def _is_deep(path):
-    """Whether a PNG holds 16 bits a channel, which Pillow does not tell of colours."""
+    """Return whether a PNG holds 16 bits a channel; Pillow does not say so for colour pictures."""
     with open(path, "rb") as file:
         header = file.read(25)
     return header.startswith(b"\x89PNG") and header[24:] == b"\x10"

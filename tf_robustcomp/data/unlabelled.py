@@ -63,9 +63,12 @@ def _tiles(folder, part, size, count):
     paths = list(pictures.find([folder / part if own else folder]).values())
     paths = paths if own else paths[_rows(folder, len(paths), part)]
     found: list[np.ndarray] = []
+    tiles = 0
     for path in paths:
-        found.append(pictures.read(path).pixels)
-        if count is not None and sum(len(_cut(pixels, size, colour=False)) for pixels in found) >= count:
+        pixels = pictures.read(path).pixels
+        found.append(pixels)
+        tiles += len(_cut(pixels, size, colour=False))
+        if count is not None and tiles >= count:
             break
     colour = any(pixels.shape[3] >= 3 for pixels in found)
     return np.concatenate([_cut(pixels, size, colour) for pixels in found])[:count]

@@ -29,7 +29,7 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What the summary needs of a run's settings."""
+    """The settings of a run that the summary reads."""
 
     proportion_random: float
     target_sparsity: float | None = None

@@ -1,4 +1,4 @@
-"""What the optimizer keeps for a variable, and the step that a rule sees."""
+"""The optimizer's state for a variable, and the step that a rule sees."""
 
 from typing import Any, NamedTuple
 

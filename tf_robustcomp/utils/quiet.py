@@ -1,5 +1,6 @@
 """Import Keras without the start-up notices of its backend."""
 
+import contextlib
 import os
 import sys
 
@@ -13,14 +14,26 @@ def import_keras() -> None:
     if "keras" in sys.modules:
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)  # the first notices come from C++, before any setting of the log is read
-    try:
+    with _no_standard_error():
         import keras
 
         if keras.backend.backend() == "tensorflow":
             import tensorflow  # noqa: F401
+
+
+@contextlib.contextmanager
+def _no_standard_error():
+    """Send file descriptor 2 nowhere: the first notices come from C++, before any setting of the log is read."""
+    try:
+        terminal = os.dup(2)
+    except OSError:  # closed already
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    try:
+        yield
     finally:
         os.dup2(terminal, 2)
         os.close(terminal)
-        os.close(nowhere)
