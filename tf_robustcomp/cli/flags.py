@@ -167,7 +167,9 @@ def idle(settings: Any) -> dict[str, str]:
                 users.setdefault(setting, []).append(f"{spelled(chooser)}={name}")
             if chooser in swept or getattr(settings, chooser) == name:
                 used.update(variant.settings.values())
-    own = {name: f"only {' and '.join(users[name])} use it" for name in users.keys() - used}
+    own = {
+        name: f"only {' and '.join(users[name])} use{'s' * (len(users[name]) == 1)} it" for name in users.keys() - used
+    }
     further = settings.idle() if hasattr(settings, "idle") else {}
     return {name: why for name, why in (own | further).items() if name not in swept}
 
