@@ -172,7 +172,7 @@ def test_the_summary_of_seeds_that_agree_is_their_accuracy(seeds, tmp_path):
         result = summary.Result(0.3, 0.9, accuracy, accuracy, accuracy, accuracy)
         (row,) = table = summary.summarise(seeds * [result])
         assert {row["train_accuracy"], row["test_accuracy"], row["sparsity"]} == {accuracy}
-    summary.draw(tmp_path / "figure.png", table)
+    summary.draw(tmp_path / "figure.png", table, "trained on digits")
 
 
 def entry_point(name, *words):

@@ -53,7 +53,9 @@ def test_e1_accuracy_is_drawn_against_the_sparsity_reached_from_the_unpruned_net
         rows = [{key: float(value) if value else "" for key, value in row.items()} for row in csv.DictReader(file)]
     for row in rows:
         row["sparsity"] *= 0.95  # a threshold that prunes less than its target
-    summary.draw("figure.png", rows)
+    summary.draw("figure.png", rows, summary.title(["data/cifar10_train.tfrecord"]))
+    assert drawn[0].get_suptitle() == "trained on cifar10_train"  # E3
+    assert "4,000 images" in drawn[0].axes[0].get_title()
     for axis in drawn[0].axes:
         for container in axis.containers:
             line = container.lines[0]

@@ -2,7 +2,7 @@
 
 import dataclasses
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ class Result:
     test_accuracy: float | None
     train_records: int = 0
     test_records: int = 0
+    dataset: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Settings:
 
     proportion_random: float
     target_sparsity: float | None = None
+    dataset: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +64,12 @@ class Evaluation:
 
 def write(roots: Sequence[str | Path], output: Path) -> None:
     """Write ``output.csv`` and ``output.png`` of the runs in folders, and print the table."""
-    rows = summarise(collect(roots))
+    results = collect(roots)
+    rows = summarise(results)
     output.parent.mkdir(parents=True, exist_ok=True)
     paths = [output.with_name(f"{output.name}{suffix}") for suffix in (".csv", ".png")]
     write_table(paths[0], rows)
-    draw(paths[1], rows)
+    draw(paths[1], rows, title(result.dataset for result in results))
     print(text(rows))
     print("\n".join(map(str, reversed(paths))))
 
@@ -129,22 +132,28 @@ def text(rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def draw(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def title(datasets: Iterable[str]) -> str:
+    """Return the title of the figure, from each run's flag ``--dataset``."""
+    return f"trained on {', '.join(sorted({Path(dataset).stem for dataset in datasets}))}"
+
+
+def draw(path: Path, rows: Sequence[dict[str, Any]], heading: str) -> None:
     """Draw training accuracy (on the random labels) and test accuracy (on true ones) against the sparsity reached."""
     plt = drawing.pyplot()
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharex=True, layout="constrained")
     titles = {"train": "training accuracy, on the labels trained on", "test": "test accuracy, on true labels"}
     proportions = sorted({row["proportion_random"] for row in rows})
-    for axis, (split, title) in zip(axes, titles.items(), strict=True):
+    for axis, (split, name) in zip(axes, titles.items(), strict=True):
         records = max((int(row.get(f"{split}_records") or 0) for row in rows), default=0)
         for number, proportion in enumerate(proportions):
             own = [row for row in rows if row["proportion_random"] == proportion and row[f"{split}_accuracy"] != ""]
             _draw_line(axis, own, split, f"{100 * proportion:g} %", drawing.line(number))
-        axis.set_title(f"{title}\n{records:,} images" if records else title, fontsize=10)
+        axis.set_title(f"{name}\n{records:,} images" if records else name, fontsize=10)
         axis.set(xlabel="sparsity reached", ylabel="accuracy", ylim=(-0.02, 1.04))
         axis.axhline(0.1, color="grey", linewidth=0.8, linestyle=":", label="chance")
         axis.grid(alpha=0.3)
         axis.legend(title="random labels", fontsize=8, title_fontsize=8, loc="best")
+    figure.suptitle(heading, fontsize=10)
     drawing.save(figure, path)
 
 
@@ -164,6 +173,7 @@ def _read(run):
         test_accuracy=test.true_labels.accuracy if test else None,
         train_records=train.records,
         test_records=test.records if test else 0,
+        dataset=settings.dataset,
     )
 
 

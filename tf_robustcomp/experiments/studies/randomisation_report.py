@@ -15,7 +15,8 @@ def text(folder: Path, records: Sequence[Record], heading: str) -> str:
     rows = table.read_csv(folder / "figures/summary.csv")
     records_of = {f"{split}_records": _records(records, split) for split in ("train", "test")}
     numbers = [{name: float(value) if value else "" for name, value in row.items()} for row in rows]
-    summary.draw(folder / "figures/summary.png", [{**records_of, **row} for row in numbers])
+    title = summary.title(record.config["settings"]["dataset"] for record in records if record.config)
+    summary.draw(folder / "figures/summary.png", [{**records_of, **row} for row in numbers], title)
     targets = sorted({float(row["target_sparsity"]) for row in rows})
     found = {(float(row["proportion_random"]), float(row["target_sparsity"])): row for row in rows}
     proportions = sorted({proportion for proportion, _ in found})
