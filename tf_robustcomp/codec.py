@@ -10,8 +10,8 @@ test images).  Larger pictures are cut into tiles of the model's size; a grey mo
 run directory, or a .keras file.  A training fits the probabilities itself when it ends.
 """
 
+import functools
 import sys
-from collections.abc import Sequence
 
 from tf_robustcomp.cli import flags, startup
 from tf_robustcomp.cli.settings import CodecSettings
@@ -39,9 +39,7 @@ def command(parsed: flags.Parsed) -> None:
         codec.info(words[0])
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
-    return flags.run(COMMAND, __doc__, Settings, command, argv, positional=None)
+main = functools.partial(flags.run, COMMAND, __doc__, Settings, command, positional=None)
 
 
 if __name__ == "__main__":

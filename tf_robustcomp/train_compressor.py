@@ -8,8 +8,8 @@ squared errors per image) of clean, noisy, rotated and attacked test images, for
 """
 
 import dataclasses
+import functools
 import sys
-from collections.abc import Sequence
 
 from tf_robustcomp.cli import flags, startup
 from tf_robustcomp.cli.settings import CompressorSettings, SweepSettings
@@ -46,9 +46,7 @@ def check(action: str, parsed: flags.Parsed) -> None:
         model_path(parsed.settings.warm_start)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
-    return flags.run(COMMAND, __doc__, Settings, command, argv, positional=(("train", "eval"),))
+main = functools.partial(flags.run, COMMAND, __doc__, Settings, command, positional=(("train", "eval"),))
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def load(settings: Any) -> Subjects:
 
 def worst_case(settings: Any) -> None:
     """Write worst-case curves and rates, from the settings of eval_wass_ball."""
-    subjects, output = load(settings), _output(settings)
+    subjects, output = load(settings), Path(settings.output)
     attack = {
         "gammas": list(settings.gammas),
         "attack": settings.attack,
@@ -71,7 +71,7 @@ def worst_case(settings: Any) -> None:
 
 def rotations(settings: Any) -> None:
     """Write rotation curves, from the settings of eval_rotations."""
-    subjects, output = load(settings), _output(settings)
+    subjects, output = load(settings), Path(settings.output)
     angles = [float(angle) for angle in np.arange(-180, 180 + 1e-9, settings.angle_step)]
 
     def measure(models, images):
@@ -84,7 +84,7 @@ def rotations(settings: Any) -> None:
 
 def codecs(settings: Any) -> None:
     """Write sizes and distortions beside other formats, from the settings of compare_codecs."""
-    subjects, output = load(settings), _output(settings)
+    subjects, output = load(settings), Path(settings.output)
     images = (np.round(subjects.images * 255) / 255).astype(np.float32)
     results = formats.rates_of_formats(images)
     for label, model in subjects.models.items():
@@ -115,12 +115,6 @@ def reconstructions(settings: Any) -> None:
 
 def _described(settings, subjects):
     return f"{Path(settings.data).name}, {len(subjects.images)} test images"
-
-
-def _output(settings):
-    output = Path(settings.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    return output
 
 
 def _with_suffix(output, suffix):
