@@ -63,7 +63,6 @@ class Evaluation:
 def write(roots: Sequence[str | Path], output: Path) -> None:
     """Write ``output.csv`` and ``output.png`` of the runs in folders, and print the table."""
     rows = summarise(collect(roots))
-    output.parent.mkdir(parents=True, exist_ok=True)
     paths = [output.with_name(f"{output.name}{suffix}") for suffix in (".csv", ".png")]
     write_table(paths[0], rows)
     draw(paths[1], rows)

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-import tf_robustcomp
+from tf_robustcomp import load_model
 from tf_robustcomp.data.images import check_source
 from tf_robustcomp.utils import documents, files, registry
 from tf_robustcomp.utils.errors import DataError, Error, InvalidArgument, RunError
@@ -337,11 +337,6 @@ class Run:
             if not self.finished:
                 raise RunError(f"{self.path}: holds no trained model; train there first")
         return _read_model(self.model_path, load)
-
-
-def load_model(path: str | Path) -> Any:
-    """Return the model in a ``.keras`` file; the package's classes are registered first, and safe mode is on."""
-    return tf_robustcomp.load_model(path)
 
 
 def model_path(path: str | Path) -> Path:

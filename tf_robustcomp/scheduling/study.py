@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tf_robustcomp.data.images import SOURCES
-from tf_robustcomp.scheduling import pools, scheduler
+from tf_robustcomp.scheduling import scheduler
 from tf_robustcomp.scheduling.task import Task
 from tf_robustcomp.utils import documents, files
 from tf_robustcomp.utils.errors import InvalidArgument, RunError
@@ -53,7 +53,7 @@ def performed(name: str, make: Callable, settings: Any) -> Iterator[tuple[Path, 
         if source not in SOURCES:
             source = os.path.relpath(source, folder)
         tasks = make(settings.scale, source, settings.seed, **options)
-        scheduler.perform(tasks, folder, pools.make(settings, folder))
+        scheduler.perform(tasks, folder, scheduler.pool_for(settings, folder))
         yield folder, tasks, description
 
 
