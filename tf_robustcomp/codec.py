@@ -15,7 +15,7 @@ import sys
 
 from tf_robustcomp.cli import flags, startup
 from tf_robustcomp.cli.settings import CodecSettings
-from tf_robustcomp.runs.directory import model_files, model_path
+from tf_robustcomp.runs.models import model_files, model_path
 
 COMMAND = "codec"
 Settings = CodecSettings

@@ -6,7 +6,7 @@ from typing import Any
 
 from tf_robustcomp.cli import outputs, startup
 from tf_robustcomp.cli.flags import Parsed
-from tf_robustcomp.runs.directory import training_data
+from tf_robustcomp.runs.models import training_data
 
 
 def command(measure: str, suffixes: Sequence[str]) -> Callable[[Parsed], None]:

@@ -11,7 +11,7 @@ from tf_robustcomp.data.unlabelled import images_of
 from tf_robustcomp.evaluation import formats
 from tf_robustcomp.evaluation.cache import cached
 from tf_robustcomp.evaluation.figures import write
-from tf_robustcomp.runs.directory import load_trained
+from tf_robustcomp.runs.models import load_trained
 from tf_robustcomp.utils.errors import InvalidArgument
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tf_robustcomp.runs.directory import find_runs
+from tf_robustcomp.runs.models import find_runs
 from tf_robustcomp.utils import documents, drawing, table
 from tf_robustcomp.utils.errors import DataError, RunError
 

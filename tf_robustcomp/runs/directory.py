@@ -18,10 +18,8 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 import shutil
-import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,24 +28,16 @@ import numpy as np
 
 from tf_robustcomp import load_model
 from tf_robustcomp.data.images import check_source
+from tf_robustcomp.runs.checkpoints import Progress, add_progress, check_archive, keep_as, progress_of
 from tf_robustcomp.utils import documents, files, registry
-from tf_robustcomp.utils.errors import DataError, Error, InvalidArgument, RunError
+from tf_robustcomp.utils.errors import DataError, InvalidArgument, RunError
 from tf_robustcomp.utils.progress import PROGRESS_FILE
 from tf_robustcomp.utils.settings import operational_names, spelled
 
 LOCK = ".lock"  # held by whoever writes models, checkpoints or metrics into a run directory
 CHECKPOINTS = ("checkpoint.keras", "checkpoint-previous.keras")  # newest first
 OWN_FILES = (*CHECKPOINTS, "model.keras", "metrics.csv", "tensorboard", "eval_train.json", "eval_test.json")
-PROGRESS_MEMBER = "progress.json"
 DISTRIBUTIONS = ("tf_robustcomp", "keras", "tensorflow", "jax", "torch", "numpy")
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """Position of a checkpoint: steps made, and the metric sums of the unfinished row."""
-
-    step: int = 0
-    metrics: tuple = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,8 +202,7 @@ class Run:
                 raise RunError(f"{self.path}: does not tell how many steps it made; train elsewhere") from None
             with files.replacing(self.checkpoint_paths[0]) as temporary:
                 shutil.copyfile(self.model_path, temporary)
-                with zipfile.ZipFile(temporary, "a") as archive:
-                    archive.writestr(PROGRESS_MEMBER, json.dumps(dataclasses.asdict(Progress(step))))
+                add_progress(temporary, Progress(step))
             self.model_path.unlink()
         for path in self.path.glob("eval_*.json"):  # of the shorter training
             path.unlink()
@@ -279,10 +268,9 @@ class Run:
         newest, previous = self.checkpoint_paths
         with files.replacing(newest) as temporary:
             model.save(temporary)
-            with zipfile.ZipFile(temporary, "a") as archive:
-                archive.writestr(PROGRESS_MEMBER, json.dumps(dataclasses.asdict(progress)))
+            add_progress(temporary, progress)
             if newest.is_file():
-                _keep_as(newest, previous)
+                keep_as(newest, previous)
 
     def resume(self, load: Callable) -> tuple[Any, Progress] | None:
         """Return the newest checkpoint that can be read.
@@ -299,7 +287,7 @@ class Run:
         present = [path for path in self.checkpoint_paths if path.is_file()]
         for path in present:
             try:
-                progress = _read_progress(path)
+                progress = progress_of(path)
                 return load(path), progress
             except Exception as error:  # a damaged file fails in whatever layer meets it first
                 print(f"{path}: cannot be read ({type(error).__name__}); trying the one before")
@@ -336,82 +324,23 @@ class Run:
                 return resumed[0]
             if not self.finished:
                 raise RunError(f"{self.path}: holds no trained model; train there first")
-        return _read_model(self.model_path, load)
+        return read_model(self.model_path, load)
 
 
-def model_path(path: str | Path) -> Path:
-    """Return the path of the model in a run directory or a folder with model.keras alone, or the .keras file itself.
-
-    Raises:
-        RunError: there is none; an unfinished run's is where it will be.
-    """
-    path = Path(path)
-    if path.is_file() and path.suffix == ".keras":
-        return path
-    run = Run(path)
-    return run.model_path if run.finished or run.config else path
-
-
-def model_files(path: str | Path) -> list[Path]:
-    """Return the files that `load_trained` may read."""
-    run = Run(path)
-    return [Path(path), run.config_path, run.model_path, *run.checkpoint_paths]
-
-
-def load_trained(path: str | Path) -> Any:
-    """Return the model of a run directory, of a folder with model.keras alone, or of a .keras file.
+def read_model(path: Path, load: Callable) -> Any:
+    """Return what ``load`` makes of a .keras file.
 
     Raises:
-        RunError: there is none, or it is damaged.
+        RunError: it is missing or damaged.
     """
-    found = model_path(path)
-    if (found.parent / "config.json").is_file() and found.name == "model.keras":
-        return Run(found.parent).load_model()
-    return _read_model(found, load_model)
-
-
-def _read_model(path, load):
     try:
-        _check_archive(path)
+        check_archive(path)
         return load(path)
     except Exception as error:  # damage surfaces in several layers
         reason = (str(error).splitlines() or [""])[0][:120]
         raise RunError(
             f"{path}: cannot be read ({type(error).__name__}: {reason}); delete it and train again"
         ) from None
-
-
-def find_runs(roots: Sequence[str | Path], command: str) -> list[Run]:
-    """Return the run directories of one command among ``roots`` and their direct children, sorted by path."""
-    found: dict = {}
-    for root in map(Path, roots):
-        for path in (root, *sorted(p for p in root.glob("*") if p.is_dir())):
-            if not (path / "config.json").exists():
-                continue
-            try:
-                if Run(path).config["command"] == command:
-                    found.setdefault(path.resolve(), Run(path))
-            except Error as error:
-                print(f"left out: {error}")
-    return sorted(found.values(), key=lambda run: str(run.path))
-
-
-def training_data(paths: Sequence[str], data: str = "") -> str:
-    """Return ``data``, or where it is empty the source of images that the runs were trained on.
-
-    Raises:
-        InvalidArgument: they were trained on different images.
-        RunError: a directory that holds no run; what they were trained on is then unknown.
-    """
-    for path in paths:
-        model_path(path)
-    if data:
-        check_source(data)
-        return data
-    trained = {str(Run(path).config["settings"].get("data", "mnist")) for path in paths}
-    if len(trained) == 1:
-        return trained.pop()
-    raise InvalidArgument(f"--data must be given where --models were trained on several: {', '.join(sorted(trained))}")
 
 
 def digest(*arrays: np.ndarray) -> str:
@@ -440,26 +369,3 @@ def _description(command, settings):
 def _plain(values):
     """Values as JSON gives them back: tuples are lists."""
     return json.loads(json.dumps(values))
-
-
-def _keep_as(path, older):
-    """Put ``path`` in the place of ``older`` and keep it: an evaluation may be about to read it."""
-    try:
-        with files.replacing(older) as temporary:
-            os.link(path, temporary)
-    except OSError:  # a file system without hard links
-        path.replace(older)
-
-
-def _check_archive(path):
-    with zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip()
-    if damaged:
-        raise RunError(f"{damaged} is damaged")
-
-
-def _read_progress(path):
-    _check_archive(path)
-    with zipfile.ZipFile(path) as archive:
-        fields = json.loads(archive.read(PROGRESS_MEMBER))
-    return Progress(step=int(fields["step"]), metrics=tuple(fields["metrics"]))
