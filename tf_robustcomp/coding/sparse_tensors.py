@@ -19,7 +19,7 @@ from tf_robustcomp.utils.errors import DataError
 
 FLOAT32, FLOAT16, CODEBOOK = 0, 1, 2
 CODINGS = {"float32": FLOAT32, "float16": FLOAT16, "codebook": CODEBOOK}
-FLOATS = {FLOAT32: np.dtype("<f4"), FLOAT16: np.dtype("<f2")}
+FLOATS: dict[int, np.dtype] = {FLOAT32: np.dtype("<f4"), FLOAT16: np.dtype("<f2")}
 START = struct.Struct("<BQ")
 SIZE = struct.Struct("<I")
 RAW, CODED, CONSTANT = b"\0", b"\1", b"\2"

@@ -1,6 +1,7 @@
 """Evaluate trained compressors together: load runs and test images, measure, write table and figure."""
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +58,7 @@ def worst_case(settings: Any) -> None:
         "check": settings.check_images,
         "seed": settings.attack_seed,
     }
-
-    def measure(models, images):
-        return evaluation.worst_case_curve(models, images, **attack, progress=True)
-
+    measure = functools.partial(evaluation.worst_case_curve, **attack, progress=True)
     path = _with_suffix(output, ".json")
     curve = cached(path, subjects.models, subjects.images, attack, evaluation.WorstCaseCurve, measure)
     write(curve, output, f"worst case, {settings.attack} attack: {_described(settings, subjects)}")
@@ -73,10 +71,7 @@ def rotations(settings: Any) -> None:
     """Write rotation curves, from the settings of eval_rotations."""
     subjects, output = load(settings), Path(settings.output)
     angles = [float(angle) for angle in np.arange(-180, 180 + 1e-9, settings.angle_step)]
-
-    def measure(models, images):
-        return evaluation.rotation_curve(models, images, angles, progress=True)
-
+    measure = functools.partial(evaluation.rotation_curve, angles=angles, progress=True)
     path = _with_suffix(output, ".json")
     curve = cached(path, subjects.models, subjects.images, {"angles": angles}, evaluation.ShiftCurve, measure)
     write(curve, output, f"rotated: {_described(settings, subjects)}")

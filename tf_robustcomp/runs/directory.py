@@ -69,12 +69,11 @@ def open_run(directory: str | Path, command: str, settings: Any) -> Iterator["Ru
     """
     path = files.folder(directory)
     busy = f"{path}: another process trains in this directory; wait for it or choose another"
-    _check_entries(path)
+    run = Run(path, command, settings)
+    run.check_entries()
     with files.locked(path / LOCK, busy):
         files.remove_leftovers(path)
-        run = Run(path, command, settings)
-        if run.config_path.is_file():
-            run.check_settings(command, settings, longer=True)
+        run.check_own()
         yield run
 
 
@@ -93,22 +92,16 @@ def check_before(action: str, command: str, parsed: Any, source: str, remedy: st
         DataError: the data are missing.
     """
     settings = parsed.settings
-    run, data = Run(settings.train_dir), getattr(settings, source)
+    run, data = Run(settings.train_dir, command, settings), getattr(settings, source)
     if action == "eval":
         run.check_settings(command, settings, only=parsed.given - {source})
         data = data if source in parsed.given else run.settings_as(settings)[source]
     elif run.path.exists():
-        _check_entries(run.path)
-        if run.config_path.is_file():
-            run.check_settings(command, settings, longer=True)
+        run.check_entries()
+        run.check_own()
         if run.finished and not run.longer(settings):
             return
     check_source(data, remedy)
-
-
-def _check_entries(path):
-    files.check_no_links(path, (LOCK, *OWN_FILES))
-    files.check_ours(path, "config.json", OWN_FILES)
 
 
 class Run:
@@ -146,6 +139,16 @@ class Run:
             raise RunError(f"{self.path}: not a run directory (no config.json); train there first") from None
         except DataError as error:
             raise RunError(f"{error}; restore it or train in another directory") from None
+
+    def check_entries(self) -> None:
+        """Raise RunError where something else made the directory, or a symbolic link in it leads elsewhere."""
+        files.check_no_links(self.path, (LOCK, *OWN_FILES))
+        files.check_ours(self.path, "config.json", OWN_FILES)
+
+    def check_own(self) -> None:
+        """Raise RunError where the run has begun with other settings than it is to be trained with."""
+        if self.config_path.is_file():
+            self.check_settings(self.command, self.settings, longer=True)
 
     def settings_as(self, kind: Any) -> dict[str, Any]:
         """Return the settings by name; a setting that is younger than the run has its default.
@@ -210,7 +213,7 @@ class Run:
         files.write_json(self.config_path, self.config | {"settings": _plain(dataclasses.asdict(settings))})
 
     def check_settings(
-        self, command: str, settings: Any, only: Collection[str] | None = None, longer: bool = False
+        self, command: str | None, settings: Any, only: Collection[str] | None = None, longer: bool = False
     ) -> None:
         """Refuse settings other than the run's own.
 

@@ -11,9 +11,9 @@ from tf_robustcomp.cli import flags
 from tf_robustcomp.data.images import SOURCES
 from tf_robustcomp.runs.directory import Run
 from tf_robustcomp.scheduling import scheduler
-from tf_robustcomp.scheduling.study import check_entries
+from tf_robustcomp.scheduling.study import held
 from tf_robustcomp.scheduling.task import Task
-from tf_robustcomp.utils import documents, files, table
+from tf_robustcomp.utils import documents, table
 from tf_robustcomp.utils.errors import DataError, InvalidArgument, RunError
 from tf_robustcomp.utils.settings import as_word, kind_of, spelled
 
@@ -46,9 +46,7 @@ def perform(entry: str, kind: type, parsed: flags.Parsed, check: Callable[[str, 
         own = _parsed(kind, given)
         if action == "train":
             check(action, own)
-    folder = files.folder(settings.train_dir or "sweep")
-    check_entries(folder, "tasks")
-    with files.locked(folder / ".lock", f"{folder}: another process performs a study here; wait for it"):
+    with held(settings.train_dir or "sweep", "tasks") as folder:
         tasks = [_task(entry, chosen, kind, folder, shared, action) for chosen in combinations]
         for task in tasks:
             if action == "eval" or _row(folder / task.name, kind) is None:  # missing or damaged: due again
