@@ -153,13 +153,13 @@ def _summary(prunings):
 def _study(runs):
     """What `reproduce` does with a study's runs, here so many of a short command, one after another."""
     from tf_robustcomp.cli.settings import ExecutorSettings
-    from tf_robustcomp.scheduling import pools, scheduler
+    from tf_robustcomp.scheduling import scheduler
     from tf_robustcomp.scheduling.task import Task
 
     pruned = os.path.abspath(_dense(SIDE))
     tasks = [Task(f"{n}", "plot_summary", {"output": f"summary-{n}"}, ((pruned,),)) for n in range(runs)]
     folder = Path(tempfile.mkdtemp())
-    return lambda: scheduler.perform(tasks, folder, pools.make(ExecutorSettings(), folder))
+    return lambda: scheduler.perform(tasks, folder, scheduler.pool_for(ExecutorSettings(), folder))
 
 
 def _converted(images):

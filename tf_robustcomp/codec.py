@@ -10,12 +10,12 @@ test images).  Larger pictures are cut into tiles of the model's size; a grey mo
 run directory, or a .keras file.  A training fits the probabilities itself when it ends.
 """
 
+import functools
 import sys
-from collections.abc import Sequence
 
 from tf_robustcomp.cli import flags, startup
 from tf_robustcomp.cli.settings import CodecSettings
-from tf_robustcomp.runs.directory import model_files, model_path
+from tf_robustcomp.runs.models import model_files, model_path
 
 COMMAND = "codec"
 Settings = CodecSettings
@@ -39,9 +39,7 @@ def command(parsed: flags.Parsed) -> None:
         codec.info(words[0])
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
-    return flags.run(COMMAND, __doc__, Settings, command, argv, positional=None)
+main = functools.partial(flags.run, COMMAND, __doc__, Settings, command, positional=None)
 
 
 if __name__ == "__main__":

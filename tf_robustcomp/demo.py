@@ -7,8 +7,8 @@ half ends with a table and a figure.
 """
 
 import dataclasses
+import functools
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from tf_robustcomp import plot_reconstructions, plot_summary, run, train_compressor
@@ -44,9 +44,7 @@ def command(parsed: flags.Parsed) -> int:
     return 0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
-    return flags.run(COMMAND, __doc__, Settings, command, argv)
+main = functools.partial(flags.run, COMMAND, __doc__, Settings, command)
 
 
 if __name__ == "__main__":

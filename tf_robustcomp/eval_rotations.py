@@ -7,12 +7,12 @@ what changed.
 """
 
 import dataclasses
+import functools
 import sys
-from collections.abc import Sequence
 
-from tf_robustcomp.cli import flags, outputs, startup
+from tf_robustcomp.cli import flags
 from tf_robustcomp.cli.settings import EvaluationSettings
-from tf_robustcomp.runs.directory import training_data
+from tf_robustcomp.experiments import comparison
 from tf_robustcomp.utils.settings import field
 
 COMMAND = "eval_rotations"
@@ -27,18 +27,7 @@ class Settings(EvaluationSettings):
     output: str = field("eval_rotations", "path of the files written, without suffix")
 
 
-def command(parsed: flags.Parsed) -> None:
-    """Load, measure and write."""
-    settings = parsed.settings
-    written = outputs.with_suffixes(settings.output, SUFFIXES)
-    outputs.check(written, settings.models, settings.force)
-    settings = dataclasses.replace(settings, data=training_data(settings.models, settings.data))
-    startup.load("experiments.evaluations").rotations(settings)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
-    return flags.run(COMMAND, __doc__, Settings, command, argv)
+main = functools.partial(flags.run, COMMAND, __doc__, Settings, comparison.command("rotations", SUFFIXES))
 
 
 if __name__ == "__main__":

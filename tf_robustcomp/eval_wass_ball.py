@@ -7,12 +7,12 @@ bounds of the worst case; models compare at the concave envelopes.  Asked again,
 """
 
 import dataclasses
+import functools
 import sys
-from collections.abc import Sequence
 
-from tf_robustcomp.cli import flags, outputs, startup
+from tf_robustcomp.cli import flags
 from tf_robustcomp.cli.settings import EvaluationSettings
-from tf_robustcomp.runs.directory import training_data
+from tf_robustcomp.experiments import comparison
 from tf_robustcomp.utils.checks import check_rising_or_falling
 from tf_robustcomp.utils.settings import field
 
@@ -43,17 +43,7 @@ class Settings(EvaluationSettings):
         check_rising_or_falling("--gammas", self.gammas)
 
 
-def command(parsed: flags.Parsed) -> None:
-    """Load, measure and write."""
-    settings = parsed.settings
-    outputs.check(outputs.with_suffixes(settings.output, SUFFIXES), settings.models, settings.force)
-    settings = dataclasses.replace(settings, data=training_data(settings.models, settings.data))
-    startup.load("experiments.evaluations").worst_case(settings)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
-    return flags.run(COMMAND, __doc__, Settings, command, argv)
+main = functools.partial(flags.run, COMMAND, __doc__, Settings, comparison.command("worst_case", SUFFIXES))
 
 
 if __name__ == "__main__":

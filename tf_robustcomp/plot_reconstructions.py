@@ -6,13 +6,12 @@ The worst cases are those of the first model.  Below each reconstruction stands 
 """
 
 import dataclasses
+import functools
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
-from tf_robustcomp.cli import flags, outputs, startup
+from tf_robustcomp.cli import flags
 from tf_robustcomp.cli.settings import EvaluationSettings
-from tf_robustcomp.runs.directory import training_data
+from tf_robustcomp.experiments import comparison
 from tf_robustcomp.utils.settings import field
 
 COMMAND = "plot_reconstructions"
@@ -27,17 +26,7 @@ class Settings(EvaluationSettings):
     output: str = field("reconstructions.png", "path of the figure")
 
 
-def command(parsed: flags.Parsed) -> None:
-    """Load, measure and write."""
-    settings = parsed.settings
-    outputs.check([(Path(settings.output), outputs.MARKS[".png"])], settings.models, settings.force)
-    settings = dataclasses.replace(settings, data=training_data(settings.models, settings.data))
-    startup.load("experiments.evaluations").reconstructions(settings)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
-    return flags.run(COMMAND, __doc__, Settings, command, argv)
+main = functools.partial(flags.run, COMMAND, __doc__, Settings, comparison.command("reconstructions", ("",)))
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ Reads the evaluated run directories in the DIRECTORIES (default: the present one
 """
 
 import dataclasses
+import functools
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from tf_robustcomp.cli import flags, outputs
@@ -33,9 +33,7 @@ def command(parsed: flags.Parsed) -> None:
     summary.write(parsed.words or (".",), Path(parsed.settings.output))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
-    return flags.run(COMMAND, __doc__, Settings, command, argv, positional=None)
+main = functools.partial(flags.run, COMMAND, __doc__, Settings, command, positional=None)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ continues.  OUT holds runs/, tasks/, figures/, runs.json and the report.
 """
 
 import dataclasses
+import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from tf_robustcomp.cli import flags, startup
@@ -50,9 +51,7 @@ def command(parsed: flags.Parsed) -> None:
         print(*finish(folder, tasks, description, settings.export), sep="\n")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
-    return flags.run(COMMAND, __doc__, Settings, command, argv, positional=(tuple(STUDIES),))
+main = functools.partial(flags.run, COMMAND, __doc__, Settings, command, positional=(tuple(STUDIES),))
 
 
 if __name__ == "__main__":

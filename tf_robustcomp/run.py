@@ -8,8 +8,8 @@ the same command continues after an interruption.
 """
 
 import dataclasses
+import functools
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from tf_robustcomp import prune_resnet_dns, train_resnet_random
@@ -50,9 +50,7 @@ def command(parsed: flags.Parsed) -> None:
             getattr(prune_resnet_dns, name)(action, parsed.only(PruningSettings, **pruning))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
-    return flags.run(COMMAND, __doc__, Settings, command, argv, positional=(("train", "eval"), "P", "STEPS"))
+main = functools.partial(flags.run, COMMAND, __doc__, Settings, command, positional=(("train", "eval"), "P", "STEPS"))
 
 
 if __name__ == "__main__":

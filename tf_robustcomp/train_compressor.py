@@ -8,12 +8,13 @@ squared errors per image) of clean, noisy, rotated and attacked test images, for
 """
 
 import dataclasses
+import functools
 import sys
-from collections.abc import Sequence
 
 from tf_robustcomp.cli import flags, startup
 from tf_robustcomp.cli.settings import CompressorSettings, SweepSettings
-from tf_robustcomp.runs.directory import check_before, model_path
+from tf_robustcomp.runs.directory import check_before
+from tf_robustcomp.runs.models import model_path
 from tf_robustcomp.scheduling import sweep
 
 COMMAND = "train_compressor"
@@ -46,9 +47,7 @@ def check(action: str, parsed: flags.Parsed) -> None:
         model_path(parsed.settings.warm_start)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
-    return flags.run(COMMAND, __doc__, Settings, command, argv, positional=(("train", "eval"),))
+main = functools.partial(flags.run, COMMAND, __doc__, Settings, command, positional=(("train", "eval"),))
 
 
 if __name__ == "__main__":

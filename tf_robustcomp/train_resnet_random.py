@@ -7,8 +7,8 @@
 """
 
 import dataclasses
+import functools
 import sys
-from collections.abc import Sequence
 
 from tf_robustcomp.cli import flags, startup
 from tf_robustcomp.cli.settings import CONVERT, ResNetSettings, SweepSettings
@@ -49,9 +49,7 @@ def perform(action: str, parsed: flags.Parsed) -> None:
         classifier.evaluate(parsed)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
-    return flags.run(COMMAND, __doc__, Settings, command, argv, positional=(("train", "eval"),))
+main = functools.partial(flags.run, COMMAND, __doc__, Settings, command, positional=(("train", "eval"),))
 
 
 if __name__ == "__main__":

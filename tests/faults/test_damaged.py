@@ -15,7 +15,7 @@ from tf_robustcomp.data.images import load_images
 from tf_robustcomp.data.tfrecord import read_records, write_records
 from tf_robustcomp.evaluation import ShiftCurve
 from tf_robustcomp.runs import directory as runs
-from tf_robustcomp.runs.callbacks import read_metrics
+from tf_robustcomp.runs.metrics import read_metrics
 
 pytestmark = pytest.mark.tensorflow_only
 

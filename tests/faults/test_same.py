@@ -16,7 +16,7 @@ from tests.faults.test_killed import same
 from tests.pruning.models import numpy_state
 from tf_robustcomp.runs import directory as runs
 from tf_robustcomp.runs import trainer as training
-from tf_robustcomp.runs.callbacks import read_metrics
+from tf_robustcomp.runs.metrics import read_metrics
 
 pytestmark = [pytest.mark.tensorflow_only, pytest.mark.slow]
 

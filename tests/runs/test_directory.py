@@ -171,7 +171,7 @@ def test_a_model_that_would_run_code_is_refused(tmp_path):
 
 def test_an_interrupted_row_is_joined_exactly(tmp_path, monkeypatch):
     """Training stopped by a signal in the middle of a row gives the rows and weights of training that was not."""
-    from tf_robustcomp.runs import callbacks
+    from tf_robustcomp.runs import keeper
     from tf_robustcomp.runs import trainer as training
 
     x, y = small_data()
@@ -201,14 +201,14 @@ def test_an_interrupted_row_is_joined_exactly(tmp_path, monkeypatch):
         def __call__(self, model):
             return {"rate": 0.1}
 
-    original = callbacks.StopOnSignal.on_train_batch_end
+    original = keeper.Keeper.on_train_batch_end
 
     def stopping(self, batch, logs=None):
-        if self.checkpoint.counter.step == getattr(self.checkpoint.rows.describe, "step", 0):
+        if self.step + 1 == getattr(self.describe, "step", 0):
             self.received = 15
         original(self, batch, logs)
 
-    monkeypatch.setattr(callbacks.StopOnSignal, "on_train_batch_end", stopping)
+    monkeypatch.setattr(keeper.Keeper, "on_train_batch_end", stopping)
     straight, stopped = train("straight", []), train("stopped", [4, 6, 13])
     assert straight.metrics_path.read_text() == stopped.metrics_path.read_text()
     rows = list(csv.DictReader(straight.metrics_path.open()))
@@ -219,14 +219,13 @@ def test_an_interrupted_row_is_joined_exactly(tmp_path, monkeypatch):
 
 
 def test_rows_beyond_the_checkpoint_and_half_rows_are_dropped(tmp_path):
-    from tf_robustcomp.runs.callbacks import MetricsTable, StepCounter, read_metrics
+    from tf_robustcomp.runs.metrics import MetricsTable, read_metrics
 
     run = begun(tmp_path)
     run.metrics_path.write_text("step,loss\n100,0.5\n200,0.4\n300,0.3\n400,0.")
     assert [row["step"] for row in read_metrics(run.metrics_path)] == [100, 200, 300, 400]
     run.metrics_path.write_text("step,loss\n100,0.5\n200,0.4\n300,0.3\n400")
-    table = MetricsTable(run, StepCounter(runs.Progress(200)), 400, 100, lambda model: {})
-    table.on_train_begin()
+    table = MetricsTable(run.metrics_path, 200)
     table.add(300, {"loss": 0.25})
     table.close()
     assert run.metrics_path.read_text() == "step,loss\n100,0.5\n200,0.4\n300,0.25\n"

@@ -22,7 +22,7 @@ from tf_robustcomp.cli import terminal
 from tf_robustcomp.utils import registry, signals
 from tf_robustcomp.utils.checks import printable
 from tf_robustcomp.utils.errors import Error, Interrupted, InvalidArgument
-from tf_robustcomp.utils.settings import DEFINE, field, kind_of, narrowed, spelled
+from tf_robustcomp.utils.settings import DEFINE, as_word, field, kind_of, spelled
 
 EXIT_USAGE = 2
 HELP = {"-h", "--help", "-help", "--helpfull"}
@@ -44,7 +44,9 @@ class Parsed:
 
     def only(self, cls: type, **changes: Any) -> "Parsed":
         """Return the part that another settings class has, with the flags that variants add, and with ``changes``."""
-        settings = dataclasses.replace(narrowed(with_variants(cls), self.settings), **changes)
+        cls = with_variants(cls)
+        own = {f.name: getattr(self.settings, f.name) for f in dataclasses.fields(cls)}
+        settings = cls(**(own | changes))
         return dataclasses.replace(self, settings=settings, given=self.given & vars(settings).keys())
 
 
@@ -104,9 +106,8 @@ def run(
         code = _run(name, doc, cls, command, words, positional)
         if output:
             output.flush()
-        lost = terminal.reason(output)
-        if lost and not code:
-            print(f"{name}: error: standard output: {lost}", file=sys.stderr)
+        if output and output.reason and not code:
+            print(f"{name}: error: standard output: {output.reason}", file=sys.stderr)
             code = EXIT_USAGE
         return code
 
@@ -238,7 +239,7 @@ def _read(f, value):
         return tuple(item(word) for word in value)
     except ValueError:
         raise InvalidArgument(
-            f"{spelled(f.name)} must be numbers separated by commas. Received: {','.join(map(str, value))}"
+            f"{spelled(f.name)} must be numbers separated by commas. Received: {as_word(tuple(value))}"
         ) from None
 
 
@@ -297,9 +298,8 @@ def _help(doc, cls):
         "Flags (either spelling, --like-this or --like_this; --flagfile=FILE reads them, a file or a name):",
     ]
     for f in dataclasses.fields(cls):
-        default = ",".join(map(str, f.default)) if isinstance(f.default, tuple) else f.default
         choices = f" ({'|'.join(_choices(f))})" if f.metadata["choices"] else ""
-        shown = "" if default is None else f" [default: {default}]"
+        shown = "" if f.default is None else f" [default: {as_word(f.default)}]"
         lines.append(f"  {spelled(f.name)}{choices}\n      {f.metadata['help']}{shown}")
     return "\n".join(lines)
 

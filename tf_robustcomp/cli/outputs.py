@@ -24,7 +24,8 @@ def with_suffixes(prefix: str, suffixes: Iterable[str]) -> list[tuple[Path, byte
     """
     if files.holds(Path(f"{prefix}.csv"), MARKS[".csv"]):
         suffixes = [suffix for suffix in suffixes if suffix != ".json"]
-    return [(Path(f"{prefix}{suffix}"), MARKS["." + suffix.rpartition(".")[2]]) for suffix in suffixes]
+    paths = [Path(f"{prefix}{suffix}") for suffix in suffixes]
+    return [(path, MARKS.get(path.suffix, MARK)) for path in paths]
 
 
 def check(outputs: Sequence[tuple[Path, bytes | None]], inputs: Iterable[str | Path], forced: bool) -> None:

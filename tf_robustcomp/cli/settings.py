@@ -186,13 +186,14 @@ class EvaluationSettings:
                 f"--labels must be as many as --models. Received: {len(self.labels)}, {len(self.models)}"
             )
         if len(self.labelled()) < len(self.models):
-            names = self.labels or [Path(path).resolve().name for path in self.models]
-            raise InvalidArgument(f"--labels must differ. Received: {','.join(names)}")
+            raise InvalidArgument(f"--labels must differ. Received: {','.join(self._names())}")
 
     def labelled(self) -> dict[str, str]:
         """Return the run directories by label."""
-        names = self.labels or [Path(path).resolve().name for path in self.models]
-        return dict(zip(names, self.models, strict=True))
+        return dict(zip(self._names(), self.models, strict=True))
+
+    def _names(self):
+        return self.labels or [Path(path).resolve().name for path in self.models]
 
 
 @dataclasses.dataclass(frozen=True)

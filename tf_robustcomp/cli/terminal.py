@@ -37,6 +37,11 @@ class Output:
         with self._losing():
             self.stream.flush()
 
+    @property
+    def reason(self) -> str | None:
+        """Why it was lost, unless its reader just went away, as ``head`` does."""
+        return self.lost.strerror if self.lost and self.lost.errno != errno.EPIPE else None
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
 
@@ -63,10 +68,3 @@ def forgiving() -> Iterator[Output | None]:
         for stream in filter(None, replaced):
             stream.flush()
         sys.stdout, sys.stderr = streams
-
-
-def reason(output: Output | None) -> str | None:
-    """Return why standard output was lost, unless its reader just went away, as ``head`` does."""
-    if output is None or output.lost is None or output.lost.errno == errno.EPIPE:
-        return None
-    return output.lost.strerror

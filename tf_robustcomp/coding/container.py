@@ -41,11 +41,6 @@ class Part:
     data: bytes
     content_crc: int
 
-    @property
-    def name(self) -> str:
-        """Name in messages."""
-        return part_name(self.kind)
-
 
 @dataclasses.dataclass(frozen=True)
 class Entry:

@@ -19,6 +19,7 @@ from tf_robustcomp.utils.errors import DataError
 
 FLOAT32, FLOAT16, CODEBOOK = 0, 1, 2
 CODINGS = {"float32": FLOAT32, "float16": FLOAT16, "codebook": CODEBOOK}
+FLOATS: dict[int, np.dtype] = {FLOAT32: np.dtype("<f4"), FLOAT16: np.dtype("<f2")}
 START = struct.Struct("<BQ")
 SIZE = struct.Struct("<I")
 RAW, CODED, CONSTANT = b"\0", b"\1", b"\2"
@@ -40,11 +41,9 @@ def encode(values: np.ndarray, coding: str = "float32", bits: int = 5, seed: int
     kept = flat[nonzero]
     number = CODINGS[coding]
     mask = _encode_symbols(nonzero.astype(np.uint8), 2) if 0 < len(kept) < len(flat) else b""
-    if number == FLOAT32:
-        planes = kept.view(np.uint8).reshape(-1, 4).T
-        body = b"".join(_sized(_encode_symbols(plane, 256)) for plane in planes) if len(kept) else b""
-    elif number == FLOAT16:
-        planes = np.clip(kept, -65504, 65504).astype(np.float16).view(np.uint8).reshape(-1, 2).T
+    if number in FLOATS:
+        stored = kept if number == FLOAT32 else np.clip(kept, -65504, 65504)
+        planes = stored.astype(FLOATS[number]).view(np.uint8).reshape(len(kept), FLOATS[number].itemsize).T
         body = b"".join(_sized(_encode_symbols(plane, 256)) for plane in planes) if len(kept) else b""
     else:
         centres, index = _clustered(kept, 2**bits, seed)
@@ -78,10 +77,9 @@ def decode(data: bytes, shape: Sequence[int]) -> np.ndarray:
 
 
 def _values(reader, number, count):
-    if number in (FLOAT32, FLOAT16):
-        width = 4 if number == FLOAT32 else 2
-        planes = [_decode_symbols(reader.sized(), count, 256).astype(np.uint8) for _ in range(width)]
-        return np.stack(planes, axis=1).copy().view("<f4" if width == 4 else "<f2").ravel().astype(np.float32)
+    if number in FLOATS:
+        planes = [_decode_symbols(reader.sized(), count, 256) for _ in range(FLOATS[number].itemsize)]
+        return np.stack(planes, axis=1).astype(np.uint8).view(FLOATS[number]).ravel().astype(np.float32)
     if number != CODEBOOK:
         raise DataError(f"coding {number} is not known")
     (centres,) = struct.unpack("<H", reader.take(2))

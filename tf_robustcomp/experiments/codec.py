@@ -12,7 +12,8 @@ from tf_robustcomp.data import pictures
 from tf_robustcomp.data.unlabelled import images_of
 from tf_robustcomp.evaluation import quality
 from tf_robustcomp.experiments.compressor import ENTROPY_IMAGES
-from tf_robustcomp.runs.directory import LOCK, load_trained, model_files, model_path
+from tf_robustcomp.runs.directory import LOCK
+from tf_robustcomp.runs.models import load_trained, model_files, model_path
 from tf_robustcomp.utils import files
 from tf_robustcomp.utils.checks import printable
 from tf_robustcomp.utils.drawing import MARK

@@ -56,14 +56,11 @@ def _convert_into(source, out):
     splits, names = read(source)
     for split, path in targets.items():
         images, labels = splits[split]
-        tfrecord.write_records(path, images, labels, progress=_bar(split, len(labels)))
+        bar = functools.partial(tqdm, total=len(labels), desc=split, unit=" images", disable=None)
+        tfrecord.write_records(path, images, labels, progress=bar)
         print(f"{path}: {len(labels)} records")
     files.write_text(labels_file, "".join(f"{i}:{name}\n" for i, name in enumerate(names)))
     print(f"{labels_file}: {len(names)} names")
-
-
-def _bar(split, count):
-    return functools.partial(tqdm, total=count, desc=split, unit=" images", disable=None)
 
 
 def _read_archive(source):

@@ -1,6 +1,7 @@
 """Evaluate trained compressors together: load runs and test images, measure, write table and figure."""
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from tf_robustcomp.data.unlabelled import images_of
 from tf_robustcomp.evaluation import formats
 from tf_robustcomp.evaluation.cache import cached
 from tf_robustcomp.evaluation.figures import write
-from tf_robustcomp.runs.directory import load_trained
+from tf_robustcomp.runs.models import load_trained
 from tf_robustcomp.utils.errors import InvalidArgument
 
 
@@ -47,7 +48,7 @@ def load(settings: Any) -> Subjects:
 
 def worst_case(settings: Any) -> None:
     """Write worst-case curves and rates, from the settings of eval_wass_ball."""
-    subjects, output = load(settings), _output(settings)
+    subjects, output = load(settings), Path(settings.output)
     attack = {
         "gammas": list(settings.gammas),
         "attack": settings.attack,
@@ -57,10 +58,7 @@ def worst_case(settings: Any) -> None:
         "check": settings.check_images,
         "seed": settings.attack_seed,
     }
-
-    def measure(models, images):
-        return evaluation.worst_case_curve(models, images, **attack, progress=True)
-
+    measure = functools.partial(evaluation.worst_case_curve, **attack, progress=True)
     path = _with_suffix(output, ".json")
     curve = cached(path, subjects.models, subjects.images, attack, evaluation.WorstCaseCurve, measure)
     write(curve, output, f"worst case, {settings.attack} attack: {_described(settings, subjects)}")
@@ -71,12 +69,9 @@ def worst_case(settings: Any) -> None:
 
 def rotations(settings: Any) -> None:
     """Write rotation curves, from the settings of eval_rotations."""
-    subjects, output = load(settings), _output(settings)
+    subjects, output = load(settings), Path(settings.output)
     angles = [float(angle) for angle in np.arange(-180, 180 + 1e-9, settings.angle_step)]
-
-    def measure(models, images):
-        return evaluation.rotation_curve(models, images, angles, progress=True)
-
+    measure = functools.partial(evaluation.rotation_curve, angles=angles, progress=True)
     path = _with_suffix(output, ".json")
     curve = cached(path, subjects.models, subjects.images, {"angles": angles}, evaluation.ShiftCurve, measure)
     write(curve, output, f"rotated: {_described(settings, subjects)}")
@@ -84,7 +79,7 @@ def rotations(settings: Any) -> None:
 
 def codecs(settings: Any) -> None:
     """Write sizes and distortions beside other formats, from the settings of compare_codecs."""
-    subjects, output = load(settings), _output(settings)
+    subjects, output = load(settings), Path(settings.output)
     images = (np.round(subjects.images * 255) / 255).astype(np.float32)
     results = formats.rates_of_formats(images)
     for label, model in subjects.models.items():
@@ -115,12 +110,6 @@ def reconstructions(settings: Any) -> None:
 
 def _described(settings, subjects):
     return f"{Path(settings.data).name}, {len(subjects.images)} test images"
-
-
-def _output(settings):
-    output = Path(settings.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    return output
 
 
 def _with_suffix(output, suffix):

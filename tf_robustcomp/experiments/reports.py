@@ -71,10 +71,13 @@ def measured(value: float, error: float | None = None) -> str:
 
 
 def runs(records: Sequence[Record]) -> str:
-    """Return every task with its command and time, as Markdown."""
+    """Return the last section of a report: every task with its command and time, as Markdown."""
     rows = [[one.name, tqdm.format_interval(one.seconds), f"`{'; '.join(one.commands)}`"] for one in records]
     total = tqdm.format_interval(sum(one.seconds for one in records))
-    return f"All times together: {total}.\n\n" + table(["run", "time", "command"], rows)
+    return (
+        "## Runs\n\nCommands as typed in the study's folder; `runs.json` has flags, settings, versions and measured "
+        f"values.\n\nAll times together: {total}.\n\n" + table(["run", "time", "command"], rows)
+    )
 
 
 def _inline(path):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tf_robustcomp.runs.directory import find_runs
+from tf_robustcomp.runs.models import find_runs
 from tf_robustcomp.utils import documents, drawing, table
 from tf_robustcomp.utils.errors import DataError, RunError
 
@@ -66,7 +66,6 @@ def write(roots: Sequence[str | Path], output: Path) -> None:
     """Write ``output.csv`` and ``output.png`` of the runs in folders, and print the table."""
     results = collect(roots)
     rows = summarise(results)
-    output.parent.mkdir(parents=True, exist_ok=True)
     paths = [output.with_name(f"{output.name}{suffix}") for suffix in (".csv", ".png")]
     write_table(paths[0], rows)
     draw(paths[1], rows, title(result.dataset for result in results))

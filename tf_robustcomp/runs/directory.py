@@ -18,36 +18,26 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 import shutil
-import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import tf_robustcomp
+from tf_robustcomp import load_model
 from tf_robustcomp.data.images import check_source
+from tf_robustcomp.runs.checkpoints import Progress, add_progress, check_archive, keep_as, progress_of
 from tf_robustcomp.utils import documents, files, registry
-from tf_robustcomp.utils.errors import DataError, Error, InvalidArgument, RunError
+from tf_robustcomp.utils.errors import DataError, InvalidArgument, RunError
 from tf_robustcomp.utils.progress import PROGRESS_FILE
 from tf_robustcomp.utils.settings import operational_names, spelled
 
 LOCK = ".lock"  # held by whoever writes models, checkpoints or metrics into a run directory
 CHECKPOINTS = ("checkpoint.keras", "checkpoint-previous.keras")  # newest first
 OWN_FILES = (*CHECKPOINTS, "model.keras", "metrics.csv", "tensorboard", "eval_train.json", "eval_test.json")
-PROGRESS_MEMBER = "progress.json"
 DISTRIBUTIONS = ("tf_robustcomp", "keras", "tensorflow", "jax", "torch", "numpy")
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """Position of a checkpoint: steps made, and the metric sums of the unfinished row."""
-
-    step: int = 0
-    metrics: tuple = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,12 +69,11 @@ def open_run(directory: str | Path, command: str, settings: Any) -> Iterator["Ru
     """
     path = files.folder(directory)
     busy = f"{path}: another process trains in this directory; wait for it or choose another"
-    _check_entries(path)
+    run = Run(path, command, settings)
+    run.check_entries()
     with files.locked(path / LOCK, busy):
         files.remove_leftovers(path)
-        run = Run(path, command, settings)
-        if run.config_path.is_file():
-            run.check_settings(command, settings, longer=True)
+        run.check_own()
         yield run
 
 
@@ -103,22 +92,16 @@ def check_before(action: str, command: str, parsed: Any, source: str, remedy: st
         DataError: the data are missing.
     """
     settings = parsed.settings
-    run, data = Run(settings.train_dir), getattr(settings, source)
+    run, data = Run(settings.train_dir, command, settings), getattr(settings, source)
     if action == "eval":
         run.check_settings(command, settings, only=parsed.given - {source})
         data = data if source in parsed.given else run.settings_as(settings)[source]
     elif run.path.exists():
-        _check_entries(run.path)
-        if run.config_path.is_file():
-            run.check_settings(command, settings, longer=True)
+        run.check_entries()
+        run.check_own()
         if run.finished and not run.longer(settings):
             return
     check_source(data, remedy)
-
-
-def _check_entries(path):
-    files.check_no_links(path, (LOCK, *OWN_FILES))
-    files.check_ours(path, "config.json", OWN_FILES)
 
 
 class Run:
@@ -156,6 +139,16 @@ class Run:
             raise RunError(f"{self.path}: not a run directory (no config.json); train there first") from None
         except DataError as error:
             raise RunError(f"{error}; restore it or train in another directory") from None
+
+    def check_entries(self) -> None:
+        """Raise RunError where something else made the directory, or a symbolic link in it leads elsewhere."""
+        files.check_no_links(self.path, (LOCK, *OWN_FILES))
+        files.check_ours(self.path, "config.json", OWN_FILES)
+
+    def check_own(self) -> None:
+        """Raise RunError where the run has begun with other settings than it is to be trained with."""
+        if self.config_path.is_file():
+            self.check_settings(self.command, self.settings, longer=True)
 
     def settings_as(self, kind: Any) -> dict[str, Any]:
         """Return the settings by name; a setting that is younger than the run has its default.
@@ -212,8 +205,7 @@ class Run:
                 raise RunError(f"{self.path}: does not tell how many steps it made; train elsewhere") from None
             with files.replacing(self.checkpoint_paths[0]) as temporary:
                 shutil.copyfile(self.model_path, temporary)
-                with zipfile.ZipFile(temporary, "a") as archive:
-                    archive.writestr(PROGRESS_MEMBER, json.dumps(dataclasses.asdict(Progress(step))))
+                add_progress(temporary, Progress(step))
             self.model_path.unlink()
         for path in self.path.glob("eval_*.json"):  # of the shorter training
             path.unlink()
@@ -221,7 +213,7 @@ class Run:
         files.write_json(self.config_path, self.config | {"settings": _plain(dataclasses.asdict(settings))})
 
     def check_settings(
-        self, command: str, settings: Any, only: Collection[str] | None = None, longer: bool = False
+        self, command: str | None, settings: Any, only: Collection[str] | None = None, longer: bool = False
     ) -> None:
         """Refuse settings other than the run's own.
 
@@ -279,10 +271,9 @@ class Run:
         newest, previous = self.checkpoint_paths
         with files.replacing(newest) as temporary:
             model.save(temporary)
-            with zipfile.ZipFile(temporary, "a") as archive:
-                archive.writestr(PROGRESS_MEMBER, json.dumps(dataclasses.asdict(progress)))
+            add_progress(temporary, progress)
             if newest.is_file():
-                _keep_as(newest, previous)
+                keep_as(newest, previous)
 
     def resume(self, load: Callable) -> tuple[Any, Progress] | None:
         """Return the newest checkpoint that can be read.
@@ -299,7 +290,7 @@ class Run:
         present = [path for path in self.checkpoint_paths if path.is_file()]
         for path in present:
             try:
-                progress = _read_progress(path)
+                progress = progress_of(path)
                 return load(path), progress
             except Exception as error:  # a damaged file fails in whatever layer meets it first
                 print(f"{path}: cannot be read ({type(error).__name__}); trying the one before")
@@ -336,87 +327,23 @@ class Run:
                 return resumed[0]
             if not self.finished:
                 raise RunError(f"{self.path}: holds no trained model; train there first")
-        return _read_model(self.model_path, load)
+        return read_model(self.model_path, load)
 
 
-def load_model(path: str | Path) -> Any:
-    """Return the model in a ``.keras`` file; the package's classes are registered first, and safe mode is on."""
-    return tf_robustcomp.load_model(path)
-
-
-def model_path(path: str | Path) -> Path:
-    """Return the path of the model in a run directory or a folder with model.keras alone, or the .keras file itself.
+def read_model(path: Path, load: Callable) -> Any:
+    """Return what ``load`` makes of a .keras file.
 
     Raises:
-        RunError: there is none; an unfinished run's is where it will be.
+        RunError: it is missing or damaged.
     """
-    path = Path(path)
-    if path.is_file() and path.suffix == ".keras":
-        return path
-    run = Run(path)
-    return run.model_path if run.finished or run.config else path
-
-
-def model_files(path: str | Path) -> list[Path]:
-    """Return the files that `load_trained` may read."""
-    run = Run(path)
-    return [Path(path), run.config_path, run.model_path, *run.checkpoint_paths]
-
-
-def load_trained(path: str | Path) -> Any:
-    """Return the model of a run directory, of a folder with model.keras alone, or of a .keras file.
-
-    Raises:
-        RunError: there is none, or it is damaged.
-    """
-    found = model_path(path)
-    if (found.parent / "config.json").is_file() and found.name == "model.keras":
-        return Run(found.parent).load_model()
-    return _read_model(found, load_model)
-
-
-def _read_model(path, load):
     try:
-        _check_archive(path)
+        check_archive(path)
         return load(path)
     except Exception as error:  # damage surfaces in several layers
         reason = (str(error).splitlines() or [""])[0][:120]
         raise RunError(
             f"{path}: cannot be read ({type(error).__name__}: {reason}); delete it and train again"
         ) from None
-
-
-def find_runs(roots: Sequence[str | Path], command: str) -> list[Run]:
-    """Return the run directories of one command among ``roots`` and their direct children, sorted by path."""
-    found: dict = {}
-    for root in map(Path, roots):
-        for path in (root, *sorted(p for p in root.glob("*") if p.is_dir())):
-            if not (path / "config.json").exists():
-                continue
-            try:
-                if Run(path).config["command"] == command:
-                    found.setdefault(path.resolve(), Run(path))
-            except Error as error:
-                print(f"left out: {error}")
-    return sorted(found.values(), key=lambda run: str(run.path))
-
-
-def training_data(paths: Sequence[str], data: str = "") -> str:
-    """Return ``data``, or where it is empty the source of images that the runs were trained on.
-
-    Raises:
-        InvalidArgument: they were trained on different images.
-        RunError: a directory that holds no run; what they were trained on is then unknown.
-    """
-    for path in paths:
-        model_path(path)
-    if data:
-        check_source(data)
-        return data
-    trained = {str(Run(path).config["settings"].get("data", "mnist")) for path in paths}
-    if len(trained) == 1:
-        return trained.pop()
-    raise InvalidArgument(f"--data must be given where --models were trained on several: {', '.join(sorted(trained))}")
 
 
 def digest(*arrays: np.ndarray) -> str:
@@ -445,26 +372,3 @@ def _description(command, settings):
 def _plain(values):
     """Values as JSON gives them back: tuples are lists."""
     return json.loads(json.dumps(values))
-
-
-def _keep_as(path, older):
-    """Put ``path`` in the place of ``older`` and keep it: an evaluation may be about to read it."""
-    try:
-        with files.replacing(older) as temporary:
-            os.link(path, temporary)
-    except OSError:  # a file system without hard links
-        path.replace(older)
-
-
-def _check_archive(path):
-    with zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip()
-    if damaged:
-        raise RunError(f"{damaged} is damaged")
-
-
-def _read_progress(path):
-    _check_archive(path)
-    with zipfile.ZipFile(path) as archive:
-        fields = json.loads(archive.read(PROGRESS_MEMBER))
-    return Progress(step=int(fields["step"]), metrics=tuple(fields["metrics"]))

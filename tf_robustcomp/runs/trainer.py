@@ -7,8 +7,8 @@ import keras
 
 from tf_robustcomp.backend.precision import configured
 from tf_robustcomp.backend.replicas import join_batch_statistics
-from tf_robustcomp.runs import callbacks
 from tf_robustcomp.runs.directory import Progress, Run, digest, load_model, open_run
+from tf_robustcomp.runs.keeper import Keeper
 from tf_robustcomp.utils.settings import spelled
 
 
@@ -96,13 +96,10 @@ def train(
     """
     if progress.step < max_steps:
         model.optimizer.build(model.trainable_variables)  # before the step, which TensorFlow else traces a second time
-        own = callbacks.in_order(run, progress, max_steps, log_steps, checkpoint_steps, describe or _nothing)
-        _, _, rows, _, signals = own
-        try:
-            with signals.held():
-                model.fit(batches, steps_per_epoch=max_steps - progress.step, shuffle=False, verbose=0, callbacks=own)
-        finally:
-            rows.close()
+        keeper = Keeper(run, progress, max_steps, log_steps, checkpoint_steps, describe)
+        with keeper.keeping():
+            steps = max_steps - progress.step
+            model.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=[keeper])
     if complete:
         complete(model)
     run.finish(model)
@@ -116,7 +113,3 @@ def stepwise(boundaries: Sequence[int], rates: Sequence[float]) -> Any:
     if not boundaries:
         return rates[0]
     return keras.optimizers.schedules.PiecewiseConstantDecay([boundary - 1 for boundary in boundaries], list(rates))
-
-
-def _nothing(model):
-    return {}

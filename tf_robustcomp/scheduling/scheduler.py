@@ -10,11 +10,21 @@ from typing import Any
 
 from tqdm import tqdm
 
+from tf_robustcomp.scheduling.local_pool import LocalPool
 from tf_robustcomp.scheduling.task import Task, keys, write_flag_files
 from tf_robustcomp.scheduling.worker import TaskFailed
 from tf_robustcomp.utils.errors import RunError
 
 POLL_SECONDS = 1.0
+
+
+def pool_for(settings: Any, folder: Path) -> Any:
+    """Return the pool that `cli.settings.ExecutorSettings` ask for, for the study in a folder."""
+    if settings.executor == "local":
+        return LocalPool(settings.jobs)
+    from tf_robustcomp.scheduling.ray_pool import RayPool  # Ray is optional
+
+    return RayPool(folder, settings.ray_address, settings.cpus_per_run, settings.gpus_per_run)
 
 
 def perform(tasks: Sequence[Task], folder: Path, pool: Any) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tf_robustcomp.data.images import SOURCES
-from tf_robustcomp.scheduling import pools, scheduler
+from tf_robustcomp.scheduling import scheduler
 from tf_robustcomp.scheduling.task import Task
 from tf_robustcomp.utils import documents, files
 from tf_robustcomp.utils.errors import InvalidArgument, RunError
@@ -41,35 +41,38 @@ def performed(name: str, make: Callable, settings: Any) -> Iterator[tuple[Path, 
     options = {option: getattr(settings, option) for option in OPTIONS if getattr(settings, option)}
     if options and name == "robust":
         raise InvalidArgument(f"--{next(iter(options))} has no effect on robust. Leave it out")
-    folder = files.folder(settings.out)
     description = {"study": name, "scale": settings.scale, "seed": settings.seed, **options}
-    check_entries(folder, DESCRIPTION)
     if settings.export:
         files.check_ours(Path(settings.export), "runs.json", ("report.md", "figures"))
-    with files.locked(folder / ".lock", f"{folder}: another process performs a study here; wait for it"):
+    with held(settings.out, DESCRIPTION) as folder:
         _check_description(folder, description)
         for part in ("figures", "runs"):
             (folder / part).mkdir(exist_ok=True)
         if source not in SOURCES:
             source = os.path.relpath(source, folder)
         tasks = make(settings.scale, source, settings.seed, **options)
-        scheduler.perform(tasks, folder, pools.make(settings, folder))
+        scheduler.perform(tasks, folder, scheduler.pool_for(settings, folder))
         yield folder, tasks, description
 
 
-def check_entries(folder: Path, proof: str) -> None:
-    """Refuse a folder whose files something else made, or with symbolic links under the names that are written.
+@contextlib.contextmanager
+def held(path: str | Path, proof: str) -> Iterator[Path]:
+    """Make the folder of a study or a sweep, and hold its lock while the block performs it.
 
     Args:
-        folder: of a study or a sweep.
+        path: of the folder.
         proof: name of a file that only such a folder holds.
 
     Raises:
-        RunError: names what is in the way.
+        InvalidArgument: it is no path.
+        RunError: it is in use, its files were made by something else, or a name to write is a symbolic link.
     """
+    folder = files.folder(path)
     tasks = (f"tasks/{path.name}" for path in (folder / "tasks").glob("*"))
     files.check_no_links(folder, (".lock", *PARTS, *tasks))
     files.check_ours(folder, proof, PARTS)
+    with files.locked(folder / ".lock", f"{folder}: another process performs a study here; wait for it"):
+        yield folder
 
 
 def _source(name, settings):

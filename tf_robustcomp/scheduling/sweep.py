@@ -10,12 +10,12 @@ from typing import Any
 from tf_robustcomp.cli import flags
 from tf_robustcomp.data.images import SOURCES
 from tf_robustcomp.runs.directory import Run
-from tf_robustcomp.scheduling import pools, scheduler
-from tf_robustcomp.scheduling.study import check_entries
+from tf_robustcomp.scheduling import scheduler
+from tf_robustcomp.scheduling.study import held
 from tf_robustcomp.scheduling.task import Task
-from tf_robustcomp.utils import documents, files, table
+from tf_robustcomp.utils import documents, table
 from tf_robustcomp.utils.errors import DataError, InvalidArgument, RunError
-from tf_robustcomp.utils.settings import is_list, spelled
+from tf_robustcomp.utils.settings import as_word, kind_of, spelled
 
 TABLE = "sweep.csv"
 
@@ -46,15 +46,13 @@ def perform(entry: str, kind: type, parsed: flags.Parsed, check: Callable[[str, 
         own = _parsed(kind, given)
         if action == "train":
             check(action, own)
-    folder = files.folder(settings.train_dir or "sweep")
-    check_entries(folder, "tasks")
-    with files.locked(folder / ".lock", f"{folder}: another process performs a study here; wait for it"):
+    with held(settings.train_dir or "sweep", "tasks") as folder:
         tasks = [_task(entry, chosen, kind, folder, shared, action) for chosen in combinations]
         for task in tasks:
             if action == "eval" or _row(folder / task.name, kind) is None:  # missing or damaged: due again
                 (folder / task.path(".json")).unlink(missing_ok=True)
         try:
-            scheduler.perform(tasks, folder, pools.make(settings, folder))
+            scheduler.perform(tasks, folder, scheduler.pool_for(settings, folder))
         finally:
             _tabulate(folder, [folder / task.name for task in tasks], kind, arrays, settings.rank_by)
 
@@ -80,15 +78,10 @@ def ranked(rows: list[dict], column: str | None) -> list[dict]:
 
 def _parsed(kind, given):
     """Command line of one run; what has no effect on it is left out, as it may have on others."""
-    words = {name: f"{spelled(name)}={_word(value)}" for name, value in given.items() if value is not None}
+    words = {name: f"{spelled(name)}={as_word(value)}" for name, value in given.items() if value is not None}
     found = flags.parse(kind, list(words.values()), refuse_idle=False)
     without = flags.idle(found.settings)
-    return flags.parse(kind, [word for name, word in words.items() if name not in without])
-
-
-def _effective(kind, given):
-    kept = _parsed(kind, given).given
-    return {name: value for name, value in given.items() if name in kept}
+    return flags.parse(kind, [text for name, text in words.items() if name not in without])
 
 
 def _check_rank(column, kind):
@@ -111,19 +104,15 @@ def _array(kind, text):
             f"--sweep must be SETTING=VALUES, SETTING one of {', '.join(map(spelled, known))}. Received: {text}"
         )
     values: list[str] = []
-    for word in words.split(","):
-        start, colon, stop = word.partition(":")
+    for item in words.split(","):
+        start, colon, stop = item.partition(":")
         if colon and start.isdecimal() and stop.isdecimal() and int(start) < int(stop):
             values += map(str, range(int(start), int(stop)))
         else:
-            values.append(word.replace("+", ",") if is_list(known[name]) else word)
+            values.append(item.replace("+", ",") if kind_of(known[name]) is tuple else item)
     if len(set(values)) < len(values):
         raise InvalidArgument(f"--sweep must have each value once. Received: {text}")
     return name, values
-
-
-def _word(value):
-    return ",".join(map(str, value)) if isinstance(value, tuple) else value
 
 
 def _name(chosen):
@@ -132,11 +121,13 @@ def _name(chosen):
 
 
 def _task(entry, chosen, kind, folder, shared, action):
-    name = _name(chosen)
+    name, given = _name(chosen), shared | chosen
+    kept = _parsed(kind, given).given
+    effective = {key: value for key, value in given.items() if key in kept}
     return Task(
         name,
         entry,
-        {**_seen_from(folder, kind, _effective(kind, {**shared, **chosen})), "train-dir": name},
+        {**_seen_from(folder, kind, effective), "train-dir": name},
         calls=(("train",), ("eval",)) if action == "train" else (("eval",),),
         outputs=(f"{name}/model.keras",),
     )

@@ -10,6 +10,7 @@ from typing import Any
 from tf_robustcomp.utils import documents, files
 from tf_robustcomp.utils.errors import DataError, InvalidArgument
 from tf_robustcomp.utils.progress import read_progress
+from tf_robustcomp.utils.settings import as_word, spelled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Task:
 
     def flag_file(self) -> str:
         """Return the text of its flag file, which begins with the commands that read it."""
-        flags = [f"--{name.replace('_', '-')}={_spelled(v)}" for name, v in self.flags.items() if v is not None]
+        flags = [f"{spelled(name)}={as_word(v)}" for name, v in self.flags.items() if v is not None]
         return "\n".join([*(f"# {command}" for command in self.commands()), *flags]) + "\n"
 
     def done(self, folder: Path, key: str, needed: bool = False) -> bool:
@@ -116,7 +117,3 @@ def write_flag_files(tasks: Sequence[Task], folder: Path) -> None:
         path = folder / task.path(".cfg")
         if not path.is_file() or path.read_text() != task.flag_file():
             files.write_text(path, task.flag_file())
-
-
-def _spelled(value):
-    return ",".join(map(str, value)) if isinstance(value, tuple) else value

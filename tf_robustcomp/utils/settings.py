@@ -33,7 +33,9 @@ def field(
         path: the value may name a file or folder.
         length: of a training; a run may be asked to go on to a larger one.
     """
-    rule = {
+    metadata = {
+        "help": help,
+        "operational": operational,
         "choices": choices,
         "minimum": minimum,
         "maximum": maximum,
@@ -42,7 +44,7 @@ def field(
         "path": path,
         "length": length,
     }
-    return dataclasses.field(default=default, metadata={"help": help, "operational": operational, **rule})
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def operational_names(settings: Any) -> set[str]:
@@ -50,19 +52,14 @@ def operational_names(settings: Any) -> set[str]:
     return {f.name for f in dataclasses.fields(settings) if f.metadata.get("operational")}
 
 
-def narrowed(cls: Any, settings: Any, **changes: Any) -> Any:
-    """Return the part of ``settings`` that ``cls`` has, with changes, as one of ``cls``."""
-    return cls(**({f.name: getattr(settings, f.name) for f in dataclasses.fields(cls)} | changes))
-
-
-def is_list(f: dataclasses.Field) -> bool:
-    """Return whether a field holds several values."""
-    return kind_of(f) is tuple
-
-
 def spelled(name: str) -> str:
     """Return a setting's flag as users see it."""
     return "--" + name.replace("_", "-")
+
+
+def as_word(value: Any) -> str:
+    """Return a setting's value as a word of a command line: a tuple's items are joined by commas."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def kind_of(f: dataclasses.Field) -> type:

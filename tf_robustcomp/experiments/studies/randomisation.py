@@ -4,7 +4,7 @@
 part of CIFAR-10, with schedules scaled to it.  ``smoke``: minutes, on the embedded digits.
 """
 
-from tf_robustcomp.cli.settings import percent
+from tf_robustcomp.cli.settings import pruned_directory, trained_directory
 from tf_robustcomp.scheduling.task import Task
 
 PROPORTIONS = (0.0, 0.3, 0.5, 0.7, 1.0)
@@ -87,31 +87,23 @@ def tasks(scale: str, dataset: str, seed: int = 0, seeds: int = 0, threshold: st
     pruning = (minutes, pruning | ({"threshold": threshold} if threshold else {}))
     smoke = scale == "smoke"
     runs: list[Task] = []
+    numbers = range(seed, seed + (seeds or settings["seeds"]))
     for proportion in (0.0, 1.0) if smoke else PROPORTIONS:
-        for seed_ in range(seed, seed + (seeds or settings["seeds"])):
+        for seed_ in numbers:
             shared = {"dataset": "digits" if smoke else dataset, "proportion-random": proportion, **settings["shared"]}
-            name = f"out-{percent(proportion)}-seed-{seed_}"
-            dense = f"runs/seed-{seed_}/out-{percent(proportion)}"
+            trained = trained_directory(proportion)
+            name, dense = f"{trained}-seed-{seed_}", f"runs/seed-{seed_}/{trained}"
             runs.append(_run("train_resnet_random", name, dense, shared | {"seed": seed_}, settings["training"]))
             for sparsity in (0.5, 0.9) if smoke else SPARSITIES:
-                tenths = f"{round(10 * sparsity, 6):g}"
-                own = {"target-sparsity": sparsity, "warm-start": dense, "surgery-seed": seed_}
-                runs.append(
-                    _run(
-                        "prune_resnet_dns",
-                        f"out-prune-{percent(proportion)}-{tenths}-seed-{seed_}",
-                        f"runs/seed-{seed_}/out-prune-{percent(proportion)}-{tenths}",
-                        shared | own,
-                        pruning,
-                        (name,),
-                    )
-                )
-    folders = tuple(f"runs/seed-{n}" for n in range(seed, seed + (seeds or settings["seeds"])))
+                pruned = pruned_directory(proportion, sparsity)
+                own = shared | {"target-sparsity": sparsity, "warm-start": dense, "surgery-seed": seed_}
+                place = f"runs/seed-{seed_}/{pruned}"
+                runs.append(_run("prune_resnet_dns", f"{pruned}-seed-{seed_}", place, own, pruning, (name,)))
     summary = Task(
         "summary",
         "plot_summary",
         {"output": "figures/summary"},
-        calls=(folders,),
+        calls=(tuple(f"runs/seed-{number}" for number in numbers),),
         needs=tuple(run.name for run in runs),
         outputs=("figures/summary.csv", "figures/summary.png"),
         minutes=0.1,

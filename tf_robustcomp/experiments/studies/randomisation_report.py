@@ -43,8 +43,6 @@ def text(folder: Path, records: Sequence[Record], heading: str) -> str:
             "## Accuracy on the test set, true labels\n",
             f"{records_of['test_records']:,} images.\n",
             ours("test_accuracy"),
-            "## Runs\n",
-            "Commands as typed in the study's folder; `runs.json` has flags, settings, versions and measured values.\n",
             report.runs(records),
         ]
     )

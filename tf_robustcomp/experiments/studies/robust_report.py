@@ -70,8 +70,6 @@ def text(folder: Path, records: Sequence[Record], heading: str) -> str:
             "![Rotated images](figures/rotations.png)\n",
             "## Reconstructions\n",
             *(f"![Reconstructions](figures/{path.name})\n" for path in pictures),
-            "## Runs\n",
-            "Commands as typed in the study's folder; `runs.json` has flags, settings, versions and measured values.\n",
             report.runs(records),
         ]
     )
