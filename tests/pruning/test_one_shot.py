@@ -59,19 +59,22 @@ def test_wanda_cuts_within_each_output_by_weight_times_norm(rng):
 
 
 @pytest.mark.parametrize("pattern", [None, rc.NM(2, 4)])
-def test_reconstruction_errors_are_in_order(rng, pattern):
-    x, errors, first = correlated(rng), {}, None
-    for method in METHODS:
-        model = one_dense()
-        first = values(model.weights[0]) if first is None else first
-        model.weights[0].assign(first)
-        rc.prune(model, 0.5, method, x, pattern=pattern)
-        after = values(model.weights[0])
-        assert np.mean(after == 0) == pytest.approx(0.5)
-        if pattern is not None:
-            assert ((after.reshape(6, 4, 10) != 0).sum(axis=1) <= 2).all()
-        errors[method] = np.linalg.norm(x @ (first - after))
-    assert errors["sparsegpt"] < errors["wanda"] and errors["sparsegpt"] < errors["magnitude"]
+def test_sparsegpt_reconstructs_better_on_the_whole(rng, pattern):
+    """Over ten draws: a greedy choice may lose at one, above all where one block spans all inputs."""
+    errors = dict.fromkeys(METHODS, 0.0)
+    for _ in range(10):
+        x, first = correlated(rng), rng.uniform(-0.4, 0.4, size=(24, 10)).astype("float32")
+        for method in METHODS:
+            model = one_dense()
+            model.weights[0].assign(first)
+            chosen = rc.SparseGPT(block=4) if method == "sparsegpt" else method
+            rc.prune(model, 0.5, chosen, x, pattern=pattern)
+            after = values(model.weights[0])
+            assert np.mean(after == 0) == pytest.approx(0.5)
+            if pattern is not None:
+                assert ((after.reshape(6, 4, 10) != 0).sum(axis=1) <= 2).all()
+            errors[method] += np.linalg.norm(x @ (first - after)) ** 2
+    assert errors["sparsegpt"] < 0.9 * errors["wanda"] and errors["sparsegpt"] < 0.9 * errors["magnitude"]
 
 
 @pytest.mark.parametrize("place", [0, 3, 7])
