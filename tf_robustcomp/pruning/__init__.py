@@ -2,8 +2,9 @@
 
 from tf_robustcomp.pruning.callbacks import DynamicNetworkSurgery, PruningMonitor
 from tf_robustcomp.pruning.context import StepContext
-from tf_robustcomp.pruning.distributions import ERK, ByPath, Global, Uniform
+from tf_robustcomp.pruning.distributions import ERK, LAMP, ByPath, Global, Uniform
 from tf_robustcomp.pruning.dns import DNS
+from tf_robustcomp.pruning.one_shot import OneShotMethod, SparseGPT, prune, recalibrate
 from tf_robustcomp.pruning.optimizer import PruningOptimizer, reschedule
 from tf_robustcomp.pruning.patterns import NM, Blocks, Channels, Unstructured
 from tf_robustcomp.pruning.report import SparsityReport, sparsity_report
@@ -15,6 +16,7 @@ from tf_robustcomp.pruning.sparse_file import load_sparse, save_sparse
 __all__ = [
     "DNS",
     "ERK",
+    "LAMP",
     "NM",
     "Blocks",
     "ByPath",
@@ -24,17 +26,21 @@ __all__ = [
     "Global",
     "MagnitudePruning",
     "MovementPruning",
+    "OneShotMethod",
     "PolynomialDecay",
     "PruningMonitor",
     "PruningOptimizer",
     "RandomPruning",
     "RigL",
+    "SparseGPT",
     "SparsityReport",
     "StepContext",
     "Uniform",
     "Unstructured",
     "is_kernel",
     "load_sparse",
+    "prune",
+    "recalibrate",
     "reschedule",
     "save_sparse",
     "sparsity_report",

@@ -152,7 +152,30 @@ class Global(Distribution):
         return shares
 
 
-NAMES = {"uniform": Uniform, "erk": ERK, "global": Global}
+@keras.saving.register_keras_serializable(package="tf_robustcomp")
+@dataclasses.dataclass(frozen=True)
+class LAMP(Global):
+    """Global, by layer-adaptive scores: the square over the sum of the squares not smaller in the same variable.
+
+    With magnitudes as scores that is layer-adaptive magnitude pruning (Lee et al. 2021, arXiv 2010.07611): each score
+    is the share of a weight in what would be left of its layer.  Scores must not be negative.
+    """
+
+    def sparsities(self, target: Any, scores: list, sizes: list[int]) -> list:
+        """Return the fraction of each variable below the common threshold of its layer-adaptive scores."""
+        return super().sparsities(target, [layer_adaptive(score) for score in scores], sizes)
+
+
+def layer_adaptive(scores: Any) -> Any:
+    """Return the layer-adaptive scores (units,) of scores (units,) >= 0; of equal ones the first comes first."""
+    order = ops.argsort(scores)
+    squares = ops.square(ops.take(scores, order))
+    left = ops.flip(ops.cumsum(ops.flip(squares, axis=0)), axis=0)  # of it and of all that come after it
+    shares = ops.where(left > 0, squares / ops.where(left > 0, left, ops.ones_like(left)), ops.zeros_like(left))
+    return ops.take(shares, ops.argsort(order))
+
+
+NAMES = {"uniform": Uniform, "erk": ERK, "global": Global, "lamp": LAMP}
 
 
 def get(distribution: Any) -> Distribution:

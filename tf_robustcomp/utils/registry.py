@@ -1,4 +1,4 @@
-"""Find compressors, adversaries, augmentations and pruning rules by the decorator on their class.
+"""Find compressors, adversaries, augmentations, pruning rules and one-shot methods by the decorator on their class.
 
 The arguments of `register` are literals, so that names and flags are read from the source files: a command's ``--help``
 lists every variant without importing Keras.
@@ -23,6 +23,7 @@ FOLDERS = {  # kind of variant -> folder of the package that is searched
     "adversary": "adversaries",
     "augmentation": "adversaries",
     "pruning rule": "pruning",
+    "one-shot method": "pruning",
 }
 Class = TypeVar("Class", bound=type)
 _classes: dict[tuple[str, str], type] = {}
@@ -101,7 +102,7 @@ def register(
     ``from_settings(settings)``; others are called with the settings named in ``uses`` and ``flags``.
 
     Args:
-        kind: "compressor", "adversary", "augmentation" or "pruning rule".
+        kind: "compressor", "adversary", "augmentation", "pruning rule" or "one-shot method".
         name: by which a command chooses it.
         uses: constructor argument -> name of an existing setting of the command; or the names of both, where equal.
         flags: constructor argument -> (default, help): a new flag for each.
