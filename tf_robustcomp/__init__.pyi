@@ -57,6 +57,7 @@ from .pruning import is_kernel as is_kernel
 from .pruning import load_sparse as load_sparse
 from .pruning import reschedule as reschedule
 from .pruning import save_sparse as save_sparse
+from .pruning import shrink as shrink
 from .pruning import sparsity_report as sparsity_report
 from .utils.errors import BitstreamError as BitstreamError
 from .utils.errors import DataError as DataError
