@@ -63,7 +63,7 @@ _SAME += (
     layers.UpSampling1D,
     layers.UpSampling2D,
 )
-_PADDED = (layers.ZeroPadding1D, layers.ZeroPadding2D, layers.ZeroPadding3D)
+_PADDED: tuple[type, ...] = (layers.ZeroPadding1D, layers.ZeroPadding2D, layers.ZeroPadding3D)
 _PADDED += (layers.AveragePooling1D, layers.AveragePooling2D, layers.AveragePooling3D)
 _ACTIVATIONS = (layers.Activation, layers.ReLU, layers.LeakyReLU, layers.ELU)
 _MERGES = {

@@ -105,6 +105,7 @@ def _weights(layer, analysis, mixer):
     weights = [values[0][..., rows, :][..., columns]]
     shift = _shift(layer, analysis)
     if layer.use_bias or shift is not None:
-        bias = values[1] if layer.use_bias else 0
-        weights.append((bias + (0 if shift is None else shift))[target])
+        bias: Any = values[1] if layer.use_bias else 0
+        bias = bias if shift is None else bias + shift
+        weights.append(bias[target])
     return weights
