@@ -62,6 +62,7 @@ from .pruning import prune as prune
 from .pruning import recalibrate as recalibrate
 from .pruning import reschedule as reschedule
 from .pruning import save_sparse as save_sparse
+from .pruning import shrink as shrink
 from .pruning import sparsity_report as sparsity_report
 from .utils.errors import BitstreamError as BitstreamError
 from .utils.errors import DataError as DataError

@@ -11,6 +11,7 @@ from tf_robustcomp.pruning.report import SparsityReport, sparsity_report
 from tf_robustcomp.pruning.roles import is_kernel
 from tf_robustcomp.pruning.rules import MagnitudePruning, MovementPruning, RandomPruning, RigL
 from tf_robustcomp.pruning.schedules import ConstantSparsity, PolynomialDecay
+from tf_robustcomp.pruning.shrink import shrink
 from tf_robustcomp.pruning.sparse_file import load_sparse, save_sparse
 
 __all__ = [
@@ -43,5 +44,6 @@ __all__ = [
     "recalibrate",
     "reschedule",
     "save_sparse",
+    "shrink",
     "sparsity_report",
 ]
