@@ -43,6 +43,7 @@ from .pruning import Channels as Channels
 from .pruning import ConstantSparsity as ConstantSparsity
 from .pruning import DynamicNetworkSurgery as DynamicNetworkSurgery
 from .pruning import Global as Global
+from .pruning import LayerCall as LayerCall
 from .pruning import MagnitudePruning as MagnitudePruning
 from .pruning import MovementPruning as MovementPruning
 from .pruning import OneShotMethod as OneShotMethod
@@ -51,11 +52,13 @@ from .pruning import PruningMonitor as PruningMonitor
 from .pruning import PruningOptimizer as PruningOptimizer
 from .pruning import RandomPruning as RandomPruning
 from .pruning import RigL as RigL
+from .pruning import Space as Space
 from .pruning import SparseGPT as SparseGPT
 from .pruning import SparsityReport as SparsityReport
 from .pruning import StepContext as StepContext
 from .pruning import Uniform as Uniform
 from .pruning import Unstructured as Unstructured
+from .pruning import channel_rule as channel_rule
 from .pruning import is_kernel as is_kernel
 from .pruning import load_sparse as load_sparse
 from .pruning import prune as prune

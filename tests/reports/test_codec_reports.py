@@ -127,6 +127,16 @@ def test_b9_a_tensorflow_dataset_of_bytes_is_refused(dtype):
         small_model().fit(tf.data.Dataset.from_tensors(BYTES[0]), verbose=0)
 
 
+def test_b9_a_refused_dataset_leaves_the_model_as_it_was():
+    model = small_model()
+    model.fit(BYTES / 255.0, epochs=1, verbose=0)
+    before = [np.array(keras.ops.convert_to_numpy(v)) for v in (*model.variables, *model.optimizer.variables)]
+    with pytest.raises(rc.InvalidArgument, match=r"in \[0, 1\]"):
+        model.fit(((BYTES,) for _ in range(2)), verbose=0)
+    after = [keras.ops.convert_to_numpy(v) for v in (*model.variables, *model.optimizer.variables)]
+    assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+
+
 def test_b9_predict_refuses_them_too():
     with pytest.raises(rc.InvalidArgument, match=r"in \[0, 1\]"):
         small_model().predict(BYTES, verbose=0)

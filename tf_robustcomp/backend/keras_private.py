@@ -46,6 +46,15 @@ def holder(variable: Any) -> tuple[keras.Layer | None, str]:
     return layer(), attribute
 
 
+def models_with(variables: list) -> list[keras.Model]:
+    """Return the built models that hold all of some variables; the garbage collector knows all models."""
+    wanted = {id(variable) for variable in variables}
+    objects = gc.get_objects()
+    kinds = {kind for kind in set(map(type, objects)) if issubclass(kind, keras.Model)}
+    models = [one for one in objects if type(one) in kinds and getattr(one, "built", False)]
+    return [model for model in models if wanted <= {id(variable) for variable in model.weights}]
+
+
 def _variables_of(layer: keras.Layer) -> Iterator[tuple[keras.Variable, str]]:
     """Variables of a layer itself, each with the attribute that holds it, alone or in a list or dict."""
     attributes = {}
@@ -62,6 +71,15 @@ def _variables_of(layer: keras.Layer) -> Iterator[tuple[keras.Variable, str]]:
 def all_layers(model: keras.Layer) -> list[keras.Layer]:
     """Return a layer and all layers inside it; ``model.layers`` stops at nested models."""
     return list(model._flatten_layers())
+
+
+def graph_nodes(model: keras.Model) -> list[Any]:
+    """Return the calls of a functional or Sequential model, each after those that it needs.
+
+    A call has ``operation`` (a layer or an operation of ``keras.ops``), ``arguments``, ``input_tensors``, ``outputs``.
+    """
+    graph = model._functional if isinstance(model, keras.Sequential) else model
+    return [node for depth in sorted(graph._nodes_by_depth, reverse=True) for node in graph._nodes_by_depth[depth]]
 
 
 def loss_tracker(model: keras.Model) -> keras.Metric:

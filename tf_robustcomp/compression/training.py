@@ -138,7 +138,7 @@ class MinMaxTraining(PreparedModel):
 
         Raises:
             InvalidArgument: images break the rules of ``check_images``, or ``y`` is given.  Those of a dataset are
-                seen after the first batch of an epoch; the weights have made that step.
+                seen after the first batch of an epoch; the weights are then again as before it.
         """
         if is_array(kwargs.get("validation_data")):
             kwargs["validation_data"] = self._checked(kwargs["validation_data"])
@@ -261,15 +261,18 @@ class _RangeCheck(keras.callbacks.Callback):
     """Ends ``fit`` and ``evaluate`` where images of the first batch of an epoch are not in [0, 1].
 
     Batches of a dataset exist only inside the compiled step, and taking one out of it beforehand would change the order
-    of the others.
+    of the others.  So the step is made and, where its images are refused, taken back.
     """
 
     def __init__(self):
         super().__init__()
         self.seen = set()
+        self.before = []
 
     def on_epoch_begin(self, epoch, logs=None):
         self.seen.clear()
+        variables = [*self.model.variables, *self.model.optimizer.variables]
+        self.before = [(variable, np.array(ops.convert_to_numpy(variable))) for variable in variables]
 
     def on_train_batch_end(self, batch, logs=None):
         self.look("train")
@@ -283,6 +286,8 @@ class _RangeCheck(keras.callbacks.Callback):
         self.seen.add(phase)
         outside = float(self.model.fraction_outside)
         if outside > 0:
+            for variable, value in self.before:
+                variable.assign(value)
             raise InvalidArgument(
                 f"images must be finite and lie in [0, 1]. Received: {outside:.0%} of those in the first batch do not; "
                 "divide bytes by 255"

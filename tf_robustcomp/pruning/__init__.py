@@ -1,6 +1,7 @@
 """Network half: pruning any Keras 3 model, as an optimizer."""
 
 from tf_robustcomp.pruning.callbacks import DynamicNetworkSurgery, PruningMonitor
+from tf_robustcomp.pruning.channels import LayerCall, Space, channel_rule
 from tf_robustcomp.pruning.context import StepContext
 from tf_robustcomp.pruning.distributions import ERK, LAMP, ByPath, Global, Uniform
 from tf_robustcomp.pruning.dns import DNS
@@ -25,6 +26,7 @@ __all__ = [
     "ConstantSparsity",
     "DynamicNetworkSurgery",
     "Global",
+    "LayerCall",
     "MagnitudePruning",
     "MovementPruning",
     "OneShotMethod",
@@ -33,11 +35,13 @@ __all__ = [
     "PruningOptimizer",
     "RandomPruning",
     "RigL",
+    "Space",
     "SparseGPT",
     "SparsityReport",
     "StepContext",
     "Uniform",
     "Unstructured",
+    "channel_rule",
     "is_kernel",
     "load_sparse",
     "prune",

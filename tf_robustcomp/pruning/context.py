@@ -29,6 +29,24 @@ class PrunedVariable(NamedTuple):
         return {name: value for name, value in self._asdict().items() if value is not None}
 
 
+class ChannelBlock(NamedTuple):
+    """What the optimizer keeps for a block of coupled channels.
+
+    Attributes:
+        mask: bool (units,), True where the group of channels is in use.
+        threshold: as of `PrunedVariable`, in units of the groups' scores.
+        least: as of `PrunedVariable`.
+    """
+
+    mask: keras.Variable
+    threshold: keras.Variable
+    least: keras.Variable | None = None
+
+    def parts(self) -> dict[str, keras.Variable]:
+        """Return the variables that exist, by name."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
+
+
 class StepContext(NamedTuple):
     """The present step as a rule sees it, for one variable: scalar tensors, and two of the variable's shape.
 

@@ -7,7 +7,7 @@ from keras import ops
 
 from tf_robustcomp.backend.randomness import StepSeed
 from tf_robustcomp.pruning.context import StepContext
-from tf_robustcomp.pruning.patterns import NM, Unstructured, is_highest, number_cut
+from tf_robustcomp.pruning.patterns import NM, Unstructured, is_highest
 from tf_robustcomp.pruning.rules import SeededPruning
 from tf_robustcomp.utils.errors import InvalidArgument
 from tf_robustcomp.utils.registry import register
@@ -124,14 +124,14 @@ class DNS(SeededPruning):
 
     def _ranked(self, units, in_use, context):
         order = ops.argsort(ops.argsort(self.scores(units, in_use, context)))
-        return ops.cast(order, "float32") >= number_cut(context.sparsity, units.shape[0])
+        return ops.cast(order, "float32") >= context.pattern.number_cut(context.sparsity, units.shape[0])
 
     def _threshold(self, units, in_use, context):
         if not self.exact:
             return _quantile_threshold(units, context.sparsity)
         # The k-th smallest score is the threshold that leaves k zeros.
         ordered = ops.sort(self.scores(units, in_use, context))
-        count = ops.cast(number_cut(context.sparsity, units.shape[0]), "int32")
+        count = ops.cast(context.pattern.number_cut(context.sparsity, units.shape[0]), "int32")
         lowest_kept = ops.take(ordered, ops.minimum(count, ordered.shape[0] - 1))
         # Just below the lowest score that is kept: of equal scores at the threshold none is cut.
         threshold = ops.where(count > 0, lowest_kept * (1.0 - 1e-6), -ops.ones_like(lowest_kept))

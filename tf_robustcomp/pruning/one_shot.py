@@ -11,6 +11,7 @@ from keras import ops
 
 from tf_robustcomp.backend import keras_private
 from tf_robustcomp.pruning import distributions, layer_inputs, patterns
+from tf_robustcomp.pruning.coupling import Coupling
 from tf_robustcomp.pruning.layer_inputs import KernelMatrix
 from tf_robustcomp.pruning.optimizer import as_optimizer
 from tf_robustcomp.pruning.roles import is_kernel
@@ -219,7 +220,9 @@ def prune(
         raise InvalidArgument(
             "model must not be trained by a pruning optimizer. Received: one that is; compile it anew"
         )
-    kernels = _planned(chosen_variables(model, include), sparsity, method, distribution, pattern)
+    variables = chosen_variables(model, include)
+    coupling = Coupling(model, variables, pattern) if getattr(pattern, "coupled", False) else None
+    kernels = _planned(variables, sparsity, method, distribution, pattern, coupling)
     layers: list = []
     if method.needs_data:
         if data is None:
@@ -229,6 +232,11 @@ def prune(
         layers = layer_inputs.in_order(model, data, list(holders.values()))
     before = [read(kernel.variable) for kernel in kernels]
     try:
+        if coupling is not None:
+            _prune_coupled(
+                coupling, sparsity, distribution, kernels, _scores(model, method, kernels, layers, data, batch_size)
+            )
+            return
         if distribution.needs_scores:
             kernels = _shared(model, sparsity, method, distribution, kernels, layers, data, batch_size)
         _prune(model, method, kernels, layers, data, batch_size)
@@ -280,11 +288,17 @@ def _name(method):
     return type(method).__name__
 
 
-def _planned(variables, sparsity, method, distribution, pattern):
-    """The kernels with their sparsities, all checked."""
+def _planned(variables, sparsity, method, distribution, pattern, coupling):
+    """The kernels with their sparsities, all checked; coupled channels have sparsities of their own."""
     paths, shapes = [v.path for v in variables], [tuple(v.shape) for v in variables]
     distribution.check(paths)
-    ratios = distribution.ratios(sparsity, paths, shapes)
+    ratios = distribution.ratios(sparsity, paths, shapes) if coupling is None else [0.0] * len(paths)
+    for block in coupling.blocks if coupling is not None else ():
+        if round(sparsity * block.units) >= block.units:
+            raise InvalidArgument(
+                f"sparsity must leave a channel of every layer. Received: {sparsity:g} for {block.units} channels of "
+                f"{block.path}"
+            )
     kernels = []
     for variable, path, shape, ratio in zip(variables, paths, shapes, ratios, strict=True):
         own = pattern.of(variable)
@@ -314,23 +328,42 @@ def _flat(shape):
     return KernelMatrix(shape, shape, tuple(range(len(shape))), (1, 1, math.prod(shape)), -1, lambda x: x)
 
 
-def _shared(model, sparsity, method, distribution, kernels, layers, data, batch_size):
-    """The kernels with the sparsities that a global distribution gives them, by scores of the dense model."""
-    scores, sizes = [], []
+def _scores(model, method, kernels, layers, data, batch_size):
+    """The scores of each kernel, a float32 tensor of its shape, of the model as it is."""
     by_layer = _by_layer(kernels, layers)
-    of_kernel = {}
+    found = {}
     for layer in layers or [None]:
         for kernel, moments in _with_moments(model, by_layer(layer), layer, data, batch_size):
-            of_kernel[id(kernel)] = method.scores(_matrix(kernel), moments)
-    for kernel in kernels:
-        values = ops.convert_to_tensor(kernel.matrices.kernel(of_kernel[id(kernel)]).astype("float32"))
-        scores.append(kernel.pattern.pool(values))
-        sizes.append(math.prod(kernel.matrices.shape) // kernel.pattern.count(kernel.matrices.shape))
+            scores = kernel.matrices.kernel(method.scores(_matrix(kernel), moments))
+            found[id(kernel)] = ops.convert_to_tensor(scores.astype("float32"))
+    return [found[id(kernel)] for kernel in kernels]
+
+
+def _shared(model, sparsity, method, distribution, kernels, layers, data, batch_size):
+    """The kernels with the sparsities that a global distribution gives them, by scores of the dense model."""
+    values = _scores(model, method, kernels, layers, data, batch_size)
+    scores = [kernel.pattern.pool(value) for kernel, value in zip(kernels, values, strict=True)]
+    shapes = [(kernel.matrices.shape, kernel.pattern) for kernel in kernels]
+    sizes = [math.prod(shape) // pattern.count(shape) for shape, pattern in shapes]
     shares = distribution.sparsities(sparsity, scores, sizes)
     return [
         dataclasses.replace(kernel, sparsity=float(ops.convert_to_numpy(share)))
         for kernel, share in zip(kernels, shares, strict=True)
     ]
+
+
+def _prune_coupled(coupling, sparsity, distribution, kernels, values):
+    """Cut the coupled channels of lowest score in all kernels, whose scores are given."""
+    blocks, scores = coupling.blocks, coupling.pool(values)
+    if distribution.needs_scores:
+        shares = distribution.sparsities(sparsity, scores, [block.size for block in blocks])
+    else:
+        ratios = distribution.ratios(sparsity, [b.path for b in blocks], [b.shape for b in blocks])
+        shares = [ratio * sparsity for ratio in ratios]
+    masks = [coupling.unit_pattern.select(one, share) for one, share in zip(scores, shares, strict=True)]
+    for i, kernel in enumerate(kernels):
+        kept = ops.convert_to_numpy(coupling.expand(masks, i))
+        kernel.variable.assign(np.where(kept, read(kernel.variable), 0))
 
 
 def _prune(model, method, kernels, layers, data, batch_size):

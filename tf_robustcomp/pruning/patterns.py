@@ -10,6 +10,7 @@ from keras import ops
 
 from tf_robustcomp.pruning import roles
 from tf_robustcomp.pruning.plain import Plain
+from tf_robustcomp.utils.checks import check_at_least, check_choice
 from tf_robustcomp.utils.errors import InvalidArgument
 
 
@@ -66,6 +67,10 @@ class Pattern(Plain):
         """Return the number of units of a variable of this shape."""
         raise NotImplementedError
 
+    def number_cut(self, sparsity: Any, units: int) -> Any:
+        """Return how many of ``units`` are cut, a float32 scalar."""
+        return number_cut(sparsity, units)
+
     def select(self, scores: Any, sparsity: Any, bounded: bool = True) -> Any:
         """Return the mask of a variable without its units of lowest score.
 
@@ -75,7 +80,7 @@ class Pattern(Plain):
         del bounded  # here the pattern leaves any number
         units = self.pool(scores)
         order = ops.argsort(ops.argsort(units))
-        return self.expand(ops.cast(order, "float32") >= number_cut(sparsity, units.shape[0]), scores.shape)
+        return self.expand(ops.cast(order, "float32") >= self.number_cut(sparsity, units.shape[0]), scores.shape)
 
 
 class _Weights(Pattern):
@@ -104,27 +109,74 @@ class Unstructured(_Weights):
     """Single weights."""
 
 
+@dataclasses.dataclass(frozen=True)
+class ChannelUnits(_Weights):
+    """Groups of coupled channels, one number for each.
+
+    Args:
+        round_to: as many stay as is a multiple of it, or all.
+    """
+
+    round_to: int = 1
+
+    def number_cut(self, sparsity: Any, units: int) -> Any:
+        """Return how many are cut so that a multiple of ``round_to`` stays."""
+        return rounded(number_cut(sparsity, units), units, self.round_to)
+
+
+def rounded(cut: Any, units: int, round_to: int) -> Any:
+    """Return at most ``cut`` of ``units``, so that a multiple of ``round_to`` is left, or all."""
+    left = ops.ceil((units - cut) / round_to) * round_to
+    return units - ops.minimum(left, float(units))
+
+
 @keras.saving.register_keras_serializable(package="tf_robustcomp")
 @dataclasses.dataclass(frozen=True)
 class Channels(Pattern):
     """Whole channels.
+
+    Coupled ones make a model smaller: channels that only go together (the branches of an Add, a convolution and the
+    depthwise one behind it) get one score, and where they go the weights that give them and those that read them are
+    cut.  `rc.shrink` takes them out.  Sparsities are then fractions of channels, and inputs and outputs of the model
+    stay whole.  The model must be functional or Sequential.
 
     Args:
         axis: of the variable, or several, each combination of which is a channel.  None: the output channels of the
             variable's layer, by its class (`roles.output_axes`): the last axis of dense layers and convolutions, the
             last but one of transposed convolutions, the last two of depthwise kernels, those that the output of an
             EinsumDense has; of a variable without a layer the last.
+        coupled: whether channels are coupled over all layers; then ``axis`` must be None.
+        round_to: int >= 1; as many channels stay as is a multiple of it, or all.
+        aggregate: of coupled channels: a group's score is the "mean" over its places in all kernels of their mean
+            scores there, the "sum" over all its weights, or the mean after each kernel's scores are divided by their
+            2-norm, "norm".
+
+    Example:
+        >>> rc.prune(model, 0.5, pattern=rc.Channels(coupled=True))
+        >>> small = rc.shrink(model)
     """
 
     axis: int | Sequence[int] | None = None
+    coupled: bool = False
+    round_to: int = 1
+    aggregate: str = "mean"
 
     def __post_init__(self):
+        check_at_least("round_to", self.round_to, 1)
+        check_choice("aggregate", self.aggregate, ("mean", "sum", "norm"))
+        if self.coupled and self.axis is not None:
+            raise InvalidArgument(f"axis must be None for coupled channels. Received: axis={self.axis}")
         if isinstance(self.axis, list):  # as JSON gives it back
             object.__setattr__(self, "axis", tuple(self.axis))
 
     def of(self, variable: Any) -> "Channels":
         """Return the pattern with the axes of the variable's layer."""
-        return Channels(roles.output_axes(variable)) if self.axis is None else self
+        is_given = self.coupled or self.axis is not None
+        return self if is_given else dataclasses.replace(self, axis=roles.output_axes(variable))
+
+    def number_cut(self, sparsity: Any, units: int) -> Any:
+        """Return how many channels are cut so that a multiple of ``round_to`` stays."""
+        return rounded(number_cut(sparsity, units), units, self.round_to)
 
     def check(self, path: str, shape: Sequence[int]) -> None:
         """Check that the axes exist."""

@@ -1,4 +1,4 @@
-"""The smaller dense model of a sparse one: channels that pruning has emptied are taken out."""
+"""The smaller dense model of a sparse one: channels that its outputs do not need are taken out."""
 
 import warnings
 from typing import Any
@@ -7,105 +7,169 @@ import keras
 import numpy as np
 from keras import ops
 
-from tf_robustcomp.pruning.groups import Analysis, is_graph
-from tf_robustcomp.utils.errors import InvalidArgument
+from tf_robustcomp.backend import keras_private
+from tf_robustcomp.pruning import channel_rules  # noqa: F401 (which registers them)
+from tf_robustcomp.pruning.channels import ChannelGraph, attribute_of
+from tf_robustcomp.pruning.inner import innermost
+from tf_robustcomp.pruning.optimizer import as_optimizer
 
 
 def shrink(model: Any) -> Any:
-    """Return a dense model without the channels that the outputs of a sparse one do not need; it is not compiled.
+    """Return an ordinary dense model without the channels that the outputs of a pruned one do not need.
 
-    The outputs are the same in inference, up to rounding.  Inputs and outputs of the model stay whole, and so does what
-    layers read and write that cannot be followed; a warning names these.  Every tensor keeps at least one channel.
+    In inference its outputs are the same, up to rounding.  A channel goes if all that reads it multiplies it by zero,
+    or if it is a constant that the biases of its readers can take.  The model's inputs and outputs stay whole, and so
+    does what a layer reads and gives that has no channel rule (see `channel_rule`); a warning names such layers.  Every
+    tensor keeps at least one channel.
+
+    Names of layers are kept.  A model that is compiled is compiled again: with the inner optimizer where it was pruned
+    by one of this package, and with the slots of the weights that stay, so that fine-tuning goes on.
 
     Args:
-        model: built functional or Sequential Keras model, nested ones too, channels last.
+        model: built functional or Sequential Keras model, channels last; it is left as it is.
+
+    Returns:
+        ``keras.Model``: saves, exports and loads without this package.
 
     Raises:
-        InvalidArgument: the model is not built, or has no graph of layers.
+        InvalidArgument: the model is not built, has no graph of layers, is quantised, or calls a nested model twice.
 
     Example:
         >>> small = rc.shrink(model)
-        >>> small.save("small.keras")  # an ordinary Keras model
+        >>> small.fit(images, labels)  # fine-tune it
+        >>> small.save("small.keras")
     """
-    if not isinstance(model, keras.Model):
-        raise InvalidArgument(f"model must be a Keras model. Received: {type(model).__name__}")
-    if not model.built:
-        raise InvalidArgument(f"model must be built; call it on data first. Received: {model.name}, not built")
-    if not is_graph(model):
-        raise InvalidArgument(f"model must be a functional or Sequential one. Received: {type(model).__name__}")
-    analysis = Analysis(model)
-    if analysis.whole:
-        warnings.warn(
-            f"layers that are not followed stay whole: {', '.join(analysis.whole)}",
-            stacklevel=2,
-        )
-    copies: list[tuple[Any, Any]] = []
-    small = _rebuilt(model, analysis, copies, None)
-    mixers = {id(mixer.layer): mixer for mixer in analysis.mixers}
-    for layer, copy in copies:
-        copy.set_weights(_weights(layer, analysis, mixers.get(id(layer))))
-    return small
+    graph = ChannelGraph(model)
+    if graph.whole:
+        reasons = "; ".join(f"{name} ({reason})" for name, reason in graph.whole.items())
+        warnings.warn(f"layers that are not followed stay whole: {reasons}", stacklevel=2)
+    small = _Smaller(graph)
+    result = small.model(model)
+    for layer, copy in small.copies:
+        small.fill(layer, copy)
+    if model.compiled:
+        small.compile(model, result)
+    return result
 
 
-def _rebuilt(model, analysis, copies, entries):
-    """A copy of a model with layers of the new sizes; the spaces of a nested model's inputs are given."""
-    shapes = iter(entries or ())
+class _Smaller:
+    """Makes models and layers of the sizes that are left."""
 
-    def entry(tensor):
+    def __init__(self, graph: ChannelGraph) -> None:
+        self.graph = graph
+        self.gone = graph.unneeded()
+        self.copies: list[tuple[Any, Any]] = []
+
+    def kept(self, space):
+        """The bool of each channel: whether it stays."""
+        return ~self.gone[self.graph.roots(space)]
+
+    def model(self, model):
+        """A copy of a model with layers of the new sizes, not filled yet."""
+        if isinstance(model, keras.Sequential):
+            entry = self._entry(model.inputs[0], self.graph.entries.get(id(model), [None])[0])
+            copy = keras.Sequential([entry, *map(self._copy, model.layers)], name=model.name)
+        else:
+            entries = iter(self.graph.entries.get(id(model), [None] * len(model.inputs)))
+            inputs = keras.tree.map_structure(lambda tensor: self._entry(tensor, next(entries)), model.input)
+            clone = keras.models.clone_model(model, inputs, clone_function=self._copy)
+            copy = keras.Model(clone.input, clone.output, name=model.name)
+        copy.trainable = model.trainable
+        for layer, one in self.copies:
+            one.trainable = layer.trainable  # which the model's own would overrule
+        return copy
+
+    def fill(self, layer, copy):
+        """Give a copy the weights that are left."""
+        shift = self._shift(layer)
+        for old, new, cut in self._pairs(layer, copy):
+            new.assign(cut(ops.convert_to_numpy(old)))
+        if shift is not None:
+            copy.bias.assign(copy.bias + shift.astype(copy.bias.dtype))
+
+    def compile(self, model, small):
+        """Compile as the model is, and give the optimizer the slots that are left."""
+        config = model.get_compile_config()
+        if config is None:
+            return
+        pruning = as_optimizer(model.optimizer)
+        before = model.optimizer if pruning is None else pruning.inner_optimizer
+        config["optimizer"] = keras.saving.serialize_keras_object(before)
+        small.compile_from_config(config)
+        pairs = [(old, new, cut) for layer, copy in self.copies for old, new, cut in self._pairs(layer, copy)]
+        olds, news = innermost(before), innermost(small.optimizer)
+        for old, new in zip(olds, news, strict=True):
+            if old.built and new.built:
+                _carry_slots(old, new, pairs)
+
+    def _entry(self, tensor, space):
+        """A symbolic input; that of a nested model has the channels that are left."""
         shape = list(tensor.shape)
-        if entries is not None and (space := next(shapes)).groups.size:
-            shape[-1] = int(analysis.kept(space).sum())
+        if space is not None and len(space.groups):
+            shape[-1] = int(self.kept(space).sum())
         return keras.Input(batch_shape=shape, dtype=tensor.dtype, name=tensor.name)
 
-    def copy(layer):
+    def _copy(self, layer):
         if isinstance(layer, keras.Model):
-            return _rebuilt(layer, analysis, copies, analysis.entries[id(layer)])
-        new = type(layer).from_config(_config(layer, analysis))
+            return self.model(layer)
+        config = layer.get_config()
+        followed = self.graph.followed.get(id(layer))
+        if followed is not None:
+            for name, space in followed.sizes.items():
+                count = int(self.kept(space).sum())
+                config[name] = (*config[name][:-1], count) if isinstance(config[name], list | tuple) else count
+            if "use_bias" in config and self._shift(layer) is not None:
+                config["use_bias"] = True
+        copy = type(layer).from_config(config)
         if isinstance(layer, keras.Layer):
-            copies.append((layer, new))
-        return new
+            self.copies.append((layer, copy))
+        return copy
 
-    if isinstance(model, keras.Sequential):
-        return keras.Sequential([entry(model.inputs[0]), *map(copy, model.layers)], name=model.name)
-    inputs = keras.tree.map_structure(entry, model.input)
-    clone = keras.models.clone_model(model, inputs, clone_function=copy)
-    return keras.Model(clone.input, clone.output, name=model.name)
+    def _shift(self, layer):
+        """What the constants that go add to the outputs that stay; None where that is nothing."""
+        followed = self.graph.followed.get(id(layer))
+        for source, target, kernel, uses, folds in followed.sums if followed is not None else ():
+            gone = ~self.kept(source)
+            if folds and gone.any():
+                parts = np.where(uses[gone], source.values[gone][:, None] * kernel[gone], 0.0)
+                shift = np.nan_to_num(parts.sum(0)[self.kept(target)])  # not known only where a target goes as well
+                return shift if shift.any() else None
+        return None
+
+    def _pairs(self, layer, copy):
+        """Variables of a layer and of its copy, each with the function that cuts the one to the other's shape."""
+        followed = self.graph.followed.get(id(layer))
+        slices = {} if followed is None else followed.slices
+        own = {id(attribute_of(layer, name)): (name, spaces) for name, spaces in slices.items()}
+        pairs = [
+            (attribute_of(layer, name), attribute_of(copy, name), self._cut(spaces)) for name, spaces in own.values()
+        ]
+        olds = [variable for variable in layer.variables if id(variable) not in own]
+        news = [attribute_of(copy, name) for name in slices]
+        if getattr(copy, "bias", None) is not None and getattr(layer, "bias", None) is None:
+            news.append(copy.bias)
+        rest = [variable for variable in copy.variables if all(variable is not new for new in news)]
+        return [*pairs, *((old, new, lambda values: values) for old, new in zip(olds, rest, strict=True))]
+
+    def _cut(self, spaces):
+        kept = [None if space is None else np.flatnonzero(self.kept(space)) for space in spaces]
+
+        def cut(values):
+            for axis, channels in zip(range(values.ndim - len(kept), values.ndim), kept, strict=True):
+                values = values if channels is None else np.take(values, channels, axis)
+            return values
+
+        return cut
 
 
-def _config(layer, analysis):
-    config = layer.get_config()
-    if id(layer) in analysis.spaces:
-        count = int(analysis.kept(analysis.spaces[id(layer)][1]).sum())
-        for name in {"filters", "units"} & set(config):
-            config[name] = count
-        if "use_bias" in config and _shift(layer, analysis) is not None:
-            config["use_bias"] = True
-    return config
-
-
-def _shift(layer, analysis):
-    """What the removed inputs of a layer add to its outputs, of all outputs; None where that is nothing."""
-    for mixer in analysis.mixers:
-        if mixer.layer is layer:
-            gone = ~analysis.kept(mixer.source)
-            values = np.nan_to_num(mixer.source.values[gone])  # an unknown one meets a kernel of zeros
-            shift = values @ mixer.kernel[gone].sum(-1)
-            return shift if shift.any() else None
-    return None
-
-
-def _weights(layer, analysis, mixer):
-    values = [ops.convert_to_numpy(variable) for variable in layer.weights]
-    if id(layer) not in analysis.spaces:
-        return values
-    source, target = (analysis.kept(space) for space in analysis.spaces[id(layer)])
-    if mixer is None:  # depthwise kernels (..., channels, 1) and vectors
-        return [x[target] if x.ndim == 1 else x[..., target, :] for x in values]
-    rows, columns = (target, source) if "Transpose" in type(layer).__name__ else (source, target)
-    weights = [values[0][..., rows, :][..., columns]]
-    shift = _shift(layer, analysis)
-    if layer.use_bias or shift is not None:
-        bias: Any = values[1] if layer.use_bias else 0
-        bias = bias if shift is None else bias + shift
-        weights.append(bias[target])
-    return weights
+def _carry_slots(old, new, pairs):
+    """Copy an optimizer's variables: slots cut as their weights are, all others as they are."""
+    cuts = {id(variable): (other, cut) for variable, other, cut in pairs}
+    places = {id(variable): i for i, variable in enumerate(keras_private.trained_variables(new))}
+    slots = keras_private.slot_lists(new)
+    for name, values in keras_private.slot_lists(old).items():
+        for variable, slot in zip(keras_private.trained_variables(old), values, strict=True):
+            other, cut = cuts.get(id(variable), (None, None))
+            if slot is not None and id(other) in places and slots[name][places[id(other)]] is not None:
+                slots[name][places[id(other)]].assign(cut(ops.convert_to_numpy(slot)))
+    new.iterations.assign(old.iterations)
