@@ -5,7 +5,7 @@
 
 import gc
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -46,7 +46,7 @@ def holder(variable: Any) -> tuple[keras.Layer | None, str]:
     return layer(), attribute
 
 
-def models_with(variables: list) -> list[keras.Model]:
+def models_with(variables: Iterable) -> list[keras.Model]:
     """Return the built models that hold all of some variables; the garbage collector knows all models."""
     wanted = {id(variable) for variable in variables}
     objects = gc.get_objects()

@@ -25,7 +25,7 @@ OPERATIONS = frozenset(
 def _convolution(call: LayerCall) -> Any:
     layer = call.layer
     if layer.groups != 1:
-        return "it convolves its channels in groups"
+        return _grouped(call)
     kernel = call.weights("kernel")
     folds = layer.padding == "valid" or all(size == 1 for size in layer.kernel_size)
     return _summed(call, np.moveaxis(kernel.reshape(-1, *kernel.shape[-2:]), 0, -1), folds, "filters")
@@ -104,17 +104,18 @@ def _batch_norm(call: LayerCall) -> Any:
 @channel_rule(layers.GroupNormalization)
 def _group_norm(call: LayerCall) -> Any:
     (one,) = call.inputs
-    layer, count = call.layer, len(one.groups)
+    layer = call.layer
     if layer.axis not in (-1, len(call.output_shape) - 1):
         return "its axis is not the last"
-    number = count if layer.groups == -1 else layer.groups
-    parts = one.groups.reshape(number, -1)  # whole groups of the norm go, for each has its own mean and variance
-    for column in parts.T[1:]:
-        call.join(Space(parts[:, 0], column), Space(column, column))
+    # Whole groups of the norm go, for each has its own mean and variance.
+    parts = _parts(call, one, len(one.groups) if layer.groups == -1 else layer.groups)
     for name in [*(["gamma"] if layer.scale else []), *(["beta"] if layer.center else [])]:
         call.slices(name, one)
-    call.sizes(groups=Space(parts[:, 0], parts[:, 0]))
-    return call.unknown(one)
+    call.sizes(groups=parts)
+    values = one.values.reshape(len(parts.groups), -1)  # constants stay constants, if all of a group are known
+    values = (values - values.mean(1, keepdims=True)) / np.sqrt(values.var(1, keepdims=True) + layer.epsilon)
+    scale = call.weights("gamma") if layer.scale else 1.0
+    return one._replace(values=values.ravel() * scale + (call.weights("beta") if layer.center else 0.0))
 
 
 @channel_rule(layers.LayerNormalization, layers.RMSNormalization, layers.UnitNormalization)
@@ -255,15 +256,35 @@ def _summed(call, kernel, folds, size, outputs_first=False):
     return _activated(call, target, call.sums(source, target, kernel, folds) + _bias(call))
 
 
+def _grouped(call):
+    """The output of a convolution in groups of channels, each of which goes whole, inputs and outputs."""
+    (source,), number, kernel = call.inputs, call.layer.groups, call.weights("kernel")
+    parts = _parts(call, source, number)
+    target = Space(np.repeat(parts.groups, call.layer.filters // number), np.full(call.layer.filters, np.nan))
+    call.slices("kernel", target)
+    if call.layer.use_bias:
+        call.slices("bias", target)
+    call.sizes(groups=parts, filters=target)
+    zero = np.repeat((source.values.reshape(number, -1) == 0).all(1), call.layer.filters // number)
+    zero |= (kernel == 0).all(tuple(range(kernel.ndim - 1)))
+    return _activated(call, target, np.where(zero, 0.0, np.nan) + _bias(call))
+
+
+def _parts(call, space, number):
+    """One channel for each of ``number`` parts of a space, whose channels become one group each."""
+    parts = space.groups.reshape(number, -1)
+    for column in parts.T[1:]:
+        call.join(Space(parts[:, 0], column), Space(column, column))
+    return Space(parts[:, 0], np.full(number, np.nan))
+
+
 def _windowed(call, source, attribute, multiplier):
     """The channels of a depthwise convolution before its bias, ``multiplier`` for each of its input."""
     kernel = call.weights(attribute)
     kernel = kernel.reshape(-1, kernel.shape[-2] * kernel.shape[-1])
     values = np.repeat(source.values, multiplier)
-    if call.layer.padding == "valid":
-        values = values * kernel.sum(0)
-    else:  # a border sees less of a constant
-        values = np.where(values == 0, 0.0, np.nan)
+    valid = call.layer.padding == "valid"  # elsewhere a border sees less of a constant
+    values = values * kernel.sum(0) if valid else np.where(values == 0, 0.0, np.nan)
     return Space(np.repeat(source.groups, multiplier), np.where((kernel == 0).all(0), 0.0, values))
 
 

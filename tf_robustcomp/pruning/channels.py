@@ -195,7 +195,8 @@ class ChannelGraph:
 
     Attributes:
         followed: id of a layer -> `Followed`.
-        whole: name of a layer that is not followed -> why.
+        whole: name of a layer that is not followed -> why; those between which and the model's inputs or outputs no
+            channel could go are left out.
 
     Raises:
         InvalidArgument: the model has no graph of layers, is quantised, or calls a nested model twice.
@@ -212,12 +213,17 @@ class ChannelGraph:
         self._kept: list[np.ndarray] = []
         self._spaces: dict[int, Space] = {}  # by the id of a symbolic tensor, which the model holds
         self._calls = collections.Counter(id(node.operation) for node in _nodes(model))
+        unfollowed: list[tuple] = []
         for tensor in model.inputs:
             self._spaces[id(tensor)] = self.new(_channels(tensor))
-            self.keep(self._spaces[id(tensor)])
-        self._follow_all(model)
-        for tensor in model.outputs:
-            self.keep(self.space(tensor))
+        self._follow_all(model, unfollowed)
+        ends = [self.space(tensor) for tensor in (*model.inputs, *model.outputs)]
+        for space in ends:
+            self.keep(space)
+        whole = {group for space in ends for group in space.groups.tolist()}
+        for name, reason, *sides in unfollowed:
+            if not any(all(whole.issuperset(space.groups.tolist()) for space in side) for side in sides):
+                self.whole[name] = reason
         self._roots = np.array([self._root(group) for group in range(len(self._parents))], int)
 
     def space(self, tensor: Any) -> Space:
@@ -286,7 +292,7 @@ class ChannelGraph:
             group = self._parents[group]
         return int(group)
 
-    def _follow_all(self, model):
+    def _follow_all(self, model, unfollowed):
         for node in _nodes(model):
             layer = node.operation
             if isinstance(layer, keras.Model):
@@ -300,24 +306,28 @@ class ChannelGraph:
                     {id(x): self.space(y) for x, y in zip(layer.inputs, node.input_tensors, strict=True)}
                 )
                 self._calls.update(id(inner.operation) for inner in _nodes(layer))
-                self._follow_all(layer)
-                self._spaces.update({id(x): self.space(y) for x, y in zip(node.outputs, layer.outputs, strict=True)})
+                self._follow_all(layer, unfollowed)
+                self._alias(node.outputs, layer.outputs)
             else:
-                self._follow(node)
+                self._follow(node, unfollowed)
 
-    def _follow(self, node):
+    def _alias(self, tensors, others):
+        for one, other in zip(tensors, others, strict=True):
+            self._spaces[id(one)] = self.space(other)
+
+    def _follow(self, node, unfollowed):
         call = LayerCall(self, node)
         result = self._result(node, call)
         if isinstance(result, Space):
             self._spaces[id(node.outputs[0])] = result
             self.followed[id(node.operation)] = call.followed
             return
-        self.whole[node.operation.name] = result
-        for space in call.inputs:
-            self.keep(space)
         for tensor in node.outputs:
             self._spaces[id(tensor)] = self.new(_channels(tensor))
-            self.keep(self._spaces[id(tensor)])
+        outputs = [self.space(tensor) for tensor in node.outputs]
+        for space in (*call.inputs, *outputs):
+            self.keep(space)
+        unfollowed.append((node.operation.name, result, call.inputs, outputs))
 
     def _result(self, node, call):
         """The space of a call's output, or why there is none."""

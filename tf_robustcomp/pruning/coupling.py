@@ -156,7 +156,7 @@ class Coupling:
             if free[root]:
                 units.setdefault(first(owner[root]), []).append(root)
         numbers = np.full(len(free), -1)
-        block_of = []
+        block_of: list[int] = []
         for block, roots in enumerate(units.values()):
             numbers[roots] = range(len(block_of), len(block_of) + len(roots))
             block_of += [block] * len(roots)
@@ -172,7 +172,7 @@ class Coupling:
         return counts
 
 
-def coupling_of(optimizer: Any, variables: Sequence[Any], pattern: Channels) -> Coupling:
+def coupling_of(optimizer: Any, variables: Sequence[Any], pattern: Any) -> Coupling:
     """Return the coupling of the model that an optimizer trains, which is looked for among all models there are.
 
     Raises:

@@ -163,7 +163,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         if variables and not self.from_file:
             self._check_chosen(chosen, variables)
         is_coupled = getattr(self.pattern, "coupled", False) and bool(chosen)
-        self._coupling = coupling_of(self, chosen, self.pattern) if is_coupled else None
+        self._coupling: Any = coupling_of(self, chosen, self.pattern) if is_coupled else None
         plan = self._planned(chosen)
         trained = list(variables) if self.train_unpruned else chosen
         self.inner_optimizer.build(trained)

@@ -67,11 +67,11 @@ class _Smaller:
     def model(self, model):
         """A copy of a model with layers of the new sizes, not filled yet."""
         if isinstance(model, keras.Sequential):
-            entry = self._entry(model.inputs[0], self.graph.entries.get(id(model), [None])[0])
+            entry = self._entry(model, model.inputs[0], self.graph.entries.get(id(model), [None])[0])
             copy = keras.Sequential([entry, *map(self._copy, model.layers)], name=model.name)
         else:
             entries = iter(self.graph.entries.get(id(model), [None] * len(model.inputs)))
-            inputs = keras.tree.map_structure(lambda tensor: self._entry(tensor, next(entries)), model.input)
+            inputs = keras.tree.map_structure(lambda tensor: self._entry(model, tensor, next(entries)), model.input)
             clone = keras.models.clone_model(model, inputs, clone_function=self._copy)
             copy = keras.Model(clone.input, clone.output, name=model.name)
         copy.trainable = model.trainable
@@ -102,12 +102,13 @@ class _Smaller:
             if old.built and new.built:
                 _carry_slots(old, new, pairs)
 
-    def _entry(self, tensor, space):
+    def _entry(self, model, tensor, space):
         """A symbolic input; that of a nested model has the channels that are left."""
         shape = list(tensor.shape)
         if space is not None and len(space.groups):
             shape[-1] = int(self.kept(space).sum())
-        return keras.Input(batch_shape=shape, dtype=tensor.dtype, name=tensor.name)
+        names = {id(node.outputs[0]): node.operation.name for node in keras_private.graph_nodes(model)}
+        return keras.Input(batch_shape=shape, dtype=tensor.dtype, name=names[id(tensor)])
 
     def _copy(self, layer):
         if isinstance(layer, keras.Model):
