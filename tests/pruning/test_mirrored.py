@@ -16,12 +16,12 @@ import tf_robustcomp as rc
 from tf_robustcomp.backend.replicas import strategy_scope
 from tests.pruning.models import compiled, dense_net, small_data
 
-kind, schedule = sys.argv[1:]
+kind, schedule, pattern = sys.argv[1:]
 losses, weights, masks = [], [], []
 for strategy in ("none", "mirrored"):
     keras.utils.set_random_seed(1)
     with strategy_scope(strategy):
-        optimizer = getattr(rc, kind)(keras.optimizers.SGD(0.05, momentum=0.9), eval(schedule))
+        optimizer = getattr(rc, kind)(keras.optimizers.SGD(0.05, momentum=0.9), eval(schedule), pattern=eval(pattern))
         model = compiled(dense_net(), optimizer)
     data = tf.data.Dataset.from_tensor_slices(small_data()).batch(16, drop_remainder=True)
     losses.append(model.fit(data, epochs=3, verbose=0).history["loss"])
@@ -40,17 +40,19 @@ RISING, CONSTANT = "rc.PolynomialDecay(0.0, 0.75, 0, 8, frequency=2)", "rc.Const
 @pytest.mark.slow
 @pytest.mark.tensorflow_only
 @pytest.mark.parametrize(
-    ("kind", "schedule"),
+    ("kind", "schedule", "pattern"),
     [
-        ("DNS", RISING),
-        ("MagnitudePruning", RISING),
-        ("RandomPruning", RISING),
-        ("MovementPruning", RISING),
-        ("RigL", CONSTANT),
+        ("DNS", RISING, "None"),
+        ("MagnitudePruning", RISING, "None"),
+        ("RandomPruning", RISING, "None"),
+        ("MovementPruning", RISING, "None"),
+        ("RigL", CONSTANT, "None"),
+        ("DNS", RISING, "rc.Channels(coupled=True)"),
+        ("MovementPruning", RISING, "rc.Channels(coupled=True)"),
     ],
 )
-def test_two_replicas_train_as_one_device_and_hold_identical_masks(kind, schedule):
-    words = [sys.executable, "-c", TRAIN, kind, schedule]
+def test_two_replicas_train_as_one_device_and_hold_identical_masks(kind, schedule, pattern):
+    words = [sys.executable, "-c", TRAIN, kind, schedule, pattern]
     done = subprocess.run(words, capture_output=True, text=True, env=dict(os.environ))
     assert done.returncode == 0, done.stderr[-2000:]
     losses, weights, masks, sparsity = json.loads(done.stdout.splitlines()[-1])

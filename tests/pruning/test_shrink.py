@@ -253,7 +253,7 @@ def random_graph(draw):
         elif kind == "gate":
             y = x * layers.Dense(channels, activation="sigmoid")(layers.GlobalAveragePooling2D(keepdims=True)(x))
         elif kind == "group norm":
-            y = layers.GroupNormalization(2, epsilon=0.1)(x)  # a small one multiplies the rounding of constants
+            y = layers.GroupNormalization(2, epsilon=1.0)(x)  # a small one multiplies the rounding of constants
         elif kind == "grouped":
             y = layers.Conv2D(channels, 1, groups=2, use_bias=bias)(x)
         else:
