@@ -114,15 +114,15 @@ class SparseGPT(OneShotMethod):
 
     Args:
         damping: lambda over the mean of the diagonal of X'X, > 0.
-        block: inputs of a block, >= 1.  In kernels with fewer inputs all are chosen at once, before any update, and
-            the error may then exceed that of magnitude; blocks of a quarter of the inputs did better in trials.
+        block: inputs of a block, >= 1; None: a quarter of the kernel's, at most the 128 of the paper.  A block of all
+            inputs is chosen before any update, and the error may then exceed that of magnitude.
     """
 
     needs_data = True
 
-    def __init__(self, damping: float = 0.01, block: int = 128) -> None:
+    def __init__(self, damping: float = 0.01, block: int | None = None) -> None:
         self.damping = check_positive("damping", damping)
-        self.block = check_at_least("block", block, 1)
+        self.block = None if block is None else check_at_least("block", block, 1)
 
     def scores(self, weights: np.ndarray, moments: Any) -> np.ndarray:
         """Return the increase of the squared error where one weight alone is removed."""
@@ -135,7 +135,8 @@ class SparseGPT(OneShotMethod):
         diagonal = factor.diagonal(axis1=1, axis2=2)[:, :, None]
         groups, inputs, outputs = weights.shape
         step, choose = self._choice(weights, moments, kernel)
-        block = max(step, self.block // step * step) if step else self.block
+        block = min(128, max(1, inputs // 4)) if self.block is None else self.block
+        block = max(step, block // step * step) if step else block
         kept = np.ones(weights.shape, bool)
         for first in range(0, inputs, block):
             last = min(first + block, inputs)
