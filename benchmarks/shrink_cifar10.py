@@ -1,0 +1,105 @@
+"""ResNet-20 on CIFAR-10: trained, its channels pruned while training, shrunk, fine-tuned.
+
+    python -m benchmarks.shrink_cifar10 DATA OUT
+
+DATA holds the records of ``tools/download_and_convert_cifar10.py``.  OUT gets the models of each stage, ``stages.json``
+and the report of both models; a stage that is there is not made again, and a training that was cut off goes on.
+"""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import tf_robustcomp as rc
+from tf_robustcomp.data.tfrecord import read_records
+
+BATCH = 128
+EPOCHS = {"base": 14, "pruned": 4, "fine-tuned": 6}
+RATES = {"base": 0.2, "pruned": 0.02, "fine-tuned": 0.05}
+SHARE = 0.3  # of the channels; about half of the multiply-accumulates
+
+
+def batches(x, y):
+    """Shuffled batches without end of shifted and mirrored images; a shift serves a quarter of a batch."""
+
+    def augmented(images, labels):
+        images = tf.pad(tf.cast(images, tf.float32) / 255.0, [[0, 0], [4, 4], [4, 4], [0, 0]])
+        top, left = tf.unstack(tf.random.uniform((2,), 0, 9, tf.int32))
+        images = images[:, top : top + 32, left : left + 32]
+        mirrored = tf.random.uniform((tf.shape(images)[0], 1, 1, 1)) < 0.5
+        return tf.where(mirrored, images[:, :, ::-1], images), labels
+
+    shuffled = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(x))
+    parts = shuffled.batch(BATCH // 4, drop_remainder=True).map(augmented)
+    return parts.unbatch().batch(BATCH, drop_remainder=True).prefetch(4)
+
+
+def compiled(model, stage, steps, wrap=lambda optimizer: optimizer):
+    """The model, ready to train for ``steps`` with a rate that falls to zero."""
+    warm = 400 if stage == "base" else 50
+    rate = keras.optimizers.schedules.CosineDecay(
+        RATES[stage] / 20, steps - warm, warmup_target=RATES[stage], warmup_steps=warm
+    )
+    optimizer = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(wrap(optimizer), loss, metrics=["accuracy"])
+    return model
+
+
+def pruning(optimizer, steps):
+    """Magnitude pruning of coupled channels, over the first half of the steps."""
+    schedule = rc.PolynomialDecay(0.0, SHARE, 0, steps // 2, frequency=50)
+    return rc.MagnitudePruning(optimizer, schedule, pattern=rc.Channels(coupled=True), distribution="global")
+
+
+def main():
+    data, out = map(Path, sys.argv[1:])
+    out.mkdir(parents=True, exist_ok=True)
+    (x, y), (x_test, y_test) = (read_records(data / f"cifar10_{split}.tfrecord") for split in ("train", "test"))
+    x_test = x_test / np.float32(255)
+    stages = {}
+
+    def trained(stage, make):
+        path, steps = out / f"{stage}.keras", EPOCHS[stage] * (len(x) // BATCH)
+        if not path.exists():
+            keras.utils.set_random_seed(0)
+            backup = keras.callbacks.BackupAndRestore(str(out / f"{stage}-backup"))
+            make(steps).fit(batches(x, y), epochs=EPOCHS[stage], verbose=2, callbacks=[backup], shuffle=None)
+            backup.model.save(path)
+        return rc.load_model(path)
+
+    def noted(stage, model):
+        accuracy = model.evaluate(x_test, y_test, batch_size=500, verbose=0, return_dict=True)["accuracy"]
+        stages[stage] = {"test_accuracy": accuracy, "parameters": model.count_params()}
+        (out / "stages.json").write_text(json.dumps(stages, indent=2) + "\n")
+        print(stage, stages[stage], flush=True)
+
+    base = trained("base", lambda steps: compiled(rc.resnet_v2(20, bn_momentum=0.9), "base", steps))
+    noted("base", base)
+
+    def prunable(steps):
+        return compiled(rc.load_model(out / "base.keras"), "pruned", steps, lambda one: pruning(one, steps))
+
+    pruned = trained("pruned", prunable)
+    noted("pruned", pruned)
+    small = rc.shrink(pruned)
+    noted("shrunk", small)
+    parts = [(pruned.predict(x_test[:500], verbose=0), small.predict(x_test[:500], verbose=0))]
+    difference = max(float(np.abs(one - other).max() / np.abs(one).max()) for one, other in parts)
+    print(f"largest difference of the outputs, over the largest output: {difference:.1e}")
+    tuned = trained("fine-tuned", lambda steps: compiled(rc.shrink(pruned), "fine-tuned", steps))
+    noted("fine-tuned", tuned)
+    report = rc.model_report(tuned, x_test[:1], before=base)
+    report.to_csv(out / "report.csv")
+    print(report)
+    error = math.sqrt(stages["base"]["test_accuracy"] * (1 - stages["base"]["test_accuracy"]) / len(x_test))
+    print(f"standard error of an accuracy: {error:.4f}")
+
+
+if __name__ == "__main__":
+    main()
