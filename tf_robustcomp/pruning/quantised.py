@@ -78,7 +78,7 @@ def kernels_of(model: Any) -> dict[int, QuantisedKernel]:
     found = {}
     for layer in layers_of(model):
         mode, own = layer.quantization_mode, {variable.name: variable for variable in layer.weights}
-        if mode in CALIBRATED and sum(variable.name == "kernel" for variable in layer.weights) > 1:
+        if mode in CALIBRATED and not getattr(layer, f"is_{mode}_calibrated"):
             raise InvalidArgument(
                 f"{mode} must calibrate every layer that it is set for: name the layer in quantization_layer_structure "
                 f"or leave it out with filters. Received: {layer.path}, not calibrated"
@@ -131,12 +131,10 @@ def without_calibration(model: Any) -> Iterator[None]:
 
 
 def mark_calibrated(model: Any) -> None:
-    """Let layers whose variables are loaded know that they are calibrated, as their own loading does."""
+    """Let layers that are to be given calibrated kernels compute with them."""
     for layer in layers_of(model):
         if layer.quantization_mode in CALIBRATED:
-            store: dict[str, Any] = {}
-            layer.save_own_variables(store)
-            layer.load_own_variables(store)
+            setattr(layer, f"is_{layer.quantization_mode}_calibrated", True)
 
 
 def _packed(values, axis):

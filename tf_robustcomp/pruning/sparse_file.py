@@ -125,6 +125,7 @@ def _read(archive, size, custom_objects):
     if len(model.weights) != count:
         raise DataError(f"its model has {len(model.weights)} variables, the file {count}")
     reader = sparse_tensors.Reader(archive.read(WEIGHTS))
+    quantised.mark_calibrated(model)
     variables, kernels, values = quantised.variables_of(model), quantised.kernels_of(model), {}
     for variable in variables:
         name_length, code_length = ENTRY.unpack(reader.take(ENTRY.size))
@@ -136,7 +137,6 @@ def _read(archive, size, custom_objects):
             variable.assign(values[id(variable)])
     for key, kernel in kernels.items():  # after their zero points
         kernel.assign_codes(values[key])
-    quantised.mark_calibrated(model)
     layer_state.restore(model, states)
     return model
 
