@@ -162,7 +162,7 @@ def test_each_fault_is_named(tmp_path):
         config, weights = json.loads(archive.read("config.json")), archive.read("weights.bin")
     for members, message in (
         ({"other_txt": b""}, "must hold config.json and weights.bin"),
-        ({"config_json": json.dumps({**config, "version": 7})}, "version 7; this package reads version 2"),
+        ({"config_json": json.dumps({**config, "version": 7})}, "version 7; this package reads version 3"),
         ({"config_json": "[" * 100_000}, "config.json cannot be read"),
         ({"config_json": json.dumps({**config, "variables": 3})}, "has 4 variables, the file 3"),
         ({"weights_bin": weights[:-1]}, "cut"),

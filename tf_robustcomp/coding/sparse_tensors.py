@@ -6,6 +6,8 @@
 
 FLOAT32 keeps every bit: the four bytes of each value are coded plane by plane with a table for each plane.  FLOAT16
 rounds.  CODEBOOK keeps the 2^b centres of a k-means clustering of the nonzeros, and for each its index.
+
+Integers of 8 bits, or two of 4 bits in a byte, are symbols themselves.
 """
 
 import struct
@@ -23,6 +25,7 @@ FLOATS: dict[int, np.dtype] = {FLOAT32: np.dtype("<f4"), FLOAT16: np.dtype("<f2"
 START = struct.Struct("<BQ")
 SIZE = struct.Struct("<I")
 RAW, CODED, CONSTANT = b"\0", b"\1", b"\2"
+WHOLE, HALVES, DEFLATED = b"\0", b"\1", b"\2"
 SAMPLE = 20_000  # values that k-means is fitted to
 
 
@@ -74,6 +77,40 @@ def decode(data: bytes, shape: Sequence[int]) -> np.ndarray:
         reader.take(2)
     reader.end()
     return values.reshape(shape)
+
+
+def encode_integers(values: np.ndarray) -> bytes:
+    """Return the bytes of a uint8 array: the shortest of its values, its halves of 4 bits apart, or deflated."""
+    flat = np.ascontiguousarray(values).ravel()
+    forms = {DEFLATED: zlib.compress(flat.tobytes(), 9)}
+    if len(flat):
+        forms[WHOLE] = _sized(_encode_symbols(flat, 256))
+        forms[HALVES] = _sized(_encode_symbols(flat & 15, 16)) + _sized(_encode_symbols(flat >> 4, 16))
+    return min((form + code for form, code in forms.items()), key=len)
+
+
+def decode_integers(data: bytes, shape: Sequence[int]) -> np.ndarray:
+    """Return the uint8 array of ``shape`` that `encode_integers` coded.
+
+    Raises:
+        DataError: not the bytes of such an array.
+    """
+    size = int(np.prod(shape, dtype=object))
+    reader = Reader(data)
+    form = reader.take(1)
+    if form == DEFLATED:
+        error = DataError("deflated integers cannot be read")
+        raw = inflate(data[1:], error, most=size)
+        if len(raw) != size:
+            raise error
+        return np.frombuffer(raw, np.uint8).reshape(shape)
+    if form not in (WHOLE, HALVES):
+        raise DataError("integers cannot be decoded")
+    values = _decode_symbols(reader.sized(), size, 256 if form == WHOLE else 16)
+    if form == HALVES:
+        values = values + 16 * _decode_symbols(reader.sized(), size, 16)
+    reader.end()
+    return values.astype(np.uint8).reshape(shape)
 
 
 def _values(reader, number, count):

@@ -10,6 +10,7 @@ from keras import ops
 
 from tf_robustcomp.coding import sparse_tensors as coding
 from tf_robustcomp.pruning.optimizer import as_optimizer
+from tf_robustcomp.pruning.quantised import kernels_of
 from tf_robustcomp.pruning.roles import is_kernel
 from tf_robustcomp.utils import table
 
@@ -79,27 +80,45 @@ class SparsityReport:
 def sparsity_report(model: Any, sizes: bool = True) -> SparsityReport:
     """Return the sparsity of the pruned variables of ``model`` or, where no optimizer prunes, of all its kernels.
 
+    A model that was quantised after its optimizer was built has other variables than this prunes: all kernels are
+    reported.  Of a quantised kernel the weights are counted that stand for zero, two in a byte where there are 4 bits.
+
     Args:
         model: built ``keras.Model``.
         sizes: whether to compress each variable, which takes about a second for ten million weights.
 
     Returns:
         SparsityReport
+
+    Raises:
+        InvalidArgument: names a layer that waits for its calibration (modes "gptq" and "awq").
     """
+    quantised = kernels_of(model)
     optimizer = as_optimizer(getattr(model, "optimizer", None))
-    if optimizer is not None and optimizer.built and optimizer.pruned:
+    if optimizer is not None and optimizer.built and optimizer.pruned and not quantised:
         variables = [p.variable for p in optimizer.pruned]
     else:
         variables = [v for v in model.weights if is_kernel(v.path, v)]  # frozen ones, too
-    return SparsityReport(tuple(_row(v.path, ops.convert_to_numpy(v), sizes) for v in variables))
+    return SparsityReport(tuple(_row(v, quantised.get(id(v)), sizes) for v in variables))
 
 
-def _row(path, values, sizes):
+def _row(variable, kernel, sizes):
+    values = ops.convert_to_numpy(variable)
+    if kernel is None:
+        parameters, nonzero = values.size, np.count_nonzero(values)
+    else:
+        parameters, nonzero = kernel.size, kernel.nonzero()
     return SparsityRow(
-        path,
-        int(values.size),
-        int(np.count_nonzero(values)),
+        variable.path,
+        int(parameters),
+        int(nonzero),
         int(values.nbytes),
         len(zlib.compress(np.ascontiguousarray(values).tobytes(), 6)) if sizes else None,
-        len(coding.encode(np.asarray(values, np.float32))) if sizes else None,
+        len(_code(values, kernel)) if sizes else None,
     )
+
+
+def _code(values, kernel):
+    if kernel is not None:
+        return coding.encode_integers(kernel.codes())
+    return coding.encode(np.asarray(values, np.float32))

@@ -18,12 +18,13 @@ from keras import ops
 
 from tf_robustcomp.coding import sparse_tensors
 from tf_robustcomp.coding.tables import MAX_INFLATION, inflate
-from tf_robustcomp.pruning import layer_state
+from tf_robustcomp.pruning import layer_state, quantised
+from tf_robustcomp.pruning.roles import is_kernel
 from tf_robustcomp.utils import files
 from tf_robustcomp.utils.checks import check_choice
 from tf_robustcomp.utils.errors import DataError, InvalidArgument
 
-VERSION = 2
+VERSION = 3
 CONFIG, WEIGHTS = "config.json", "weights.bin"
 ENTRY = struct.Struct("<HQ")
 
@@ -31,9 +32,9 @@ ENTRY = struct.Struct("<HQ")
 def save_sparse(model: Any, path: str | Path, coding: str = "float32", bits: int = 5) -> None:
     """Write a model to a file in which zeros take almost no space.
 
-    Kernels (float32 tensors of rank >= 2) are coded as asked, everything else exactly, with what layers keep outside of
-    their variables (vocabularies, moments, tables).  The optimizer's state is left
-    out: the file is for use and for sending; use `model.save` to continue a training.
+    Kernels of float32 are coded as asked, everything else exactly: kernels that ``model.quantize`` made integers, their
+    scales, and what layers keep outside of their variables (vocabularies, moments, tables).  The optimizer's state is
+    left out: the file is for use and for sending; use `model.save` to continue a training.
 
     Args:
         model: built ``keras.Model`` that Keras can serialise.
@@ -43,7 +44,8 @@ def save_sparse(model: Any, path: str | Path, coding: str = "float32", bits: int
         bits: int 1 to 8, of the codebook.
 
     Raises:
-        InvalidArgument: an argument breaks its rule, or a layer's state is no array; the message names the layer.
+        InvalidArgument: an argument breaks its rule, a layer's state is no array, or a layer is to be calibrated and
+            is not; the message names the layer.
 
     Example:
         >>> rc.save_sparse(model, "model.rcsm")
@@ -54,7 +56,9 @@ def save_sparse(model: Any, path: str | Path, coding: str = "float32", bits: int
     check_choice("coding", coding, tuple(sparse_tensors.CODINGS))
     if not 1 <= bits <= 8:
         raise InvalidArgument(f"bits must lie in [1, 8]. Received: bits={bits}")
-    serialised = keras.saving.serialize_keras_object(model)
+    kernels = quantised.kernels_of(model)
+    with quantised.without_calibration(model):
+        serialised = keras.saving.serialize_keras_object(model)
     config = {key: value for key, value in serialised.items() if key != "compile_config"}
     states = layer_state.states_of(model)
     head = {
@@ -65,7 +69,8 @@ def save_sparse(model: Any, path: str | Path, coding: str = "float32", bits: int
     }
     with files.replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         archive.writestr(_member(CONFIG, zipfile.ZIP_DEFLATED), json.dumps(head), compresslevel=9)
-        archive.writestr(_member(WEIGHTS, zipfile.ZIP_STORED), b"".join(_entry(v, coding, bits) for v in model.weights))
+        entries = [_entry(v, kernels.get(id(v)), coding, bits) for v in quantised.variables_of(model)]
+        archive.writestr(_member(WEIGHTS, zipfile.ZIP_STORED), b"".join(entries))
 
 
 def load_sparse(path: str | Path, custom_objects: dict[str, Any] | None = None) -> Any:
@@ -99,10 +104,12 @@ def _member(name, compression):
     return info
 
 
-def _entry(variable, coding, bits):
+def _entry(variable, kernel, coding, bits):
     values = ops.convert_to_numpy(variable.value)
-    if values.dtype == np.float32:
-        code = sparse_tensors.encode(values, coding if values.ndim >= 2 else "float32", bits)
+    if kernel is not None:
+        code = sparse_tensors.encode_integers(kernel.codes())
+    elif values.dtype == np.float32:
+        code = sparse_tensors.encode(values, coding if is_kernel(variable.path, variable) else "float32", bits)
     else:
         code = zlib.compress(np.ascontiguousarray(values).tobytes(), 9)
     name = json.dumps([variable.path, list(values.shape), values.dtype.name]).encode()
@@ -118,13 +125,18 @@ def _read(archive, size, custom_objects):
     if len(model.weights) != count:
         raise DataError(f"its model has {len(model.weights)} variables, the file {count}")
     reader = sparse_tensors.Reader(archive.read(WEIGHTS))
-    values = []
-    for variable in model.weights:
+    quantised.mark_calibrated(model)
+    variables, kernels, values = quantised.variables_of(model), quantised.kernels_of(model), {}
+    for variable in variables:
         name_length, code_length = ENTRY.unpack(reader.take(ENTRY.size))
-        values.append(_values(variable, reader.take(name_length), reader.take(code_length)))
+        name, code = reader.take(name_length), reader.take(code_length)
+        values[id(variable)] = _values(variable, kernels.get(id(variable)), name, code)
     reader.end()
-    for variable, value in zip(model.weights, values, strict=True):
-        variable.assign(value)
+    for variable in variables:
+        if id(variable) not in kernels:
+            variable.assign(values[id(variable)])
+    for key, kernel in kernels.items():  # after their zero points
+        kernel.assign_codes(values[key])
     layer_state.restore(model, states)
     return model
 
@@ -152,7 +164,7 @@ def _model(text, custom_objects):
     return count, model, states
 
 
-def _values(variable, name, code):
+def _values(variable, kernel, name, code):
     """The values of one variable, whose shape is the model's own: no length field is trusted with memory."""
     shape = tuple(variable.shape)
     dtype = np.dtype(ops.convert_to_numpy(variable.value).dtype)
@@ -163,6 +175,8 @@ def _values(variable, name, code):
         same = False
     if not same:
         raise DataError(f"its entry for {variable.path} is of another variable ({name[:80]!r})")
+    if kernel is not None:
+        return sparse_tensors.decode_integers(code, shape)
     if dtype == np.float32:
         return sparse_tensors.decode(code, shape)
     error = DataError(f"the values of {variable.path} cannot be read")
