@@ -87,8 +87,11 @@ def sensitivity(
     with _evaluating(model, variables, examples.arguments) as evaluate:
         if not points.unpruned:
             points.unpruned, points.greater_is_better = _unpruned(model, evaluate)
-        due = [[one for one in own if _place(one) not in points.finished] for own in zip(*kernels, strict=True)]
-        bar = keras.utils.Progbar(sum(map(len, due)), verbose=verbose, stateful_metrics=[*points.unpruned])
+        finished = points.finished
+        due = [[one for one in own if _place(one) not in finished] for own in zip(*kernels, strict=True)]
+        bar = keras.utils.Progbar(
+            sum(map(len, due)), verbose=verbose, stateful_metrics=[*points.unpruned], unit_name="point"
+        )
         for several in filter(None, due):  # one variable at several sparsities
             moments = _moments(model, several[0], method, calibration, batch_size)
             for kernel in several:
@@ -98,8 +101,14 @@ def sensitivity(
                 if cache is not None:
                     files.write_json(cache, dataclasses.asdict(points))
                 bar.add(1, list(values.items()))
-    rows = tuple(points.finished[_place(kernel)] for own in zip(*kernels, strict=True) for kernel in own)
-    return SensitivityReport(rows, points.unpruned, points.greater_is_better, examples.count, name)
+    finished = points.finished
+    rows = tuple(finished[_place(kernel)] for own in zip(*kernels, strict=True) for kernel in own)
+    unpruned = {metric: points.unpruned[metric] for metric in sorted(points.unpruned, key=lambda m: (_is_loss(m), m))}
+    return SensitivityReport(rows, unpruned, points.greater_is_better, examples.count, name)
+
+
+def _is_loss(metric):
+    return metric == "loss" or metric.endswith("_loss")
 
 
 def _place(kernel: one_shot.Kernel) -> tuple[str, float]:
@@ -224,7 +233,7 @@ def _evaluating(model: Any, variables: list, arguments: dict[str, Any]) -> Itera
 
 
 def _unpruned(model, evaluate):
-    """The metrics of the model as it is, losses last, and of each whether greater is better."""
+    """The metrics of the model as it is, and of each whether greater is better."""
     try:
         values = evaluate()
     except Exception as error:  # whatever a layer, a loss or a backend says of data
@@ -232,11 +241,9 @@ def _unpruned(model, evaluate):
         raise InvalidArgument(f"data must fit the model. Received: {reason}") from error
     if not values:
         raise InvalidArgument("model must be compiled with a loss or a metric that is one number. Received: none")
-    losses = {name for name in values if name == "loss" or name.endswith("_loss")}
     better = {"up": True, "down": False}
     known = {name: better.get(keras_private.metric_direction(model, name) or "") for name in values}
-    names = sorted(values, key=lambda name: (name in losses, name))
-    return {name: values[name] for name in names}, {name: name not in losses and known[name] for name in names}
+    return values, {name: False if _is_loss(name) else known[name] for name in values}
 
 
 def _moments(model, kernel, method, calibration, batch_size):

@@ -168,8 +168,9 @@ class SensitivityReport:
         return next(iter(self.unpruned)) if metric is None else check_choice("metric", metric, list(self.unpruned))
 
     def _lost(self, row, metric, rising):
-        """How much worse a row is; of a metric without a direction, how much it differs."""
+        """How much worse a row is, infinity where it is NaN; without a direction of the metric, how much it differs."""
         before, after = self.unpruned[metric], row.values[metric]
         lost = abs(after - before) if rising is None else (before - after if rising else after - before)
         # Metrics are float32: 0.97 - 0.96 is not 0.01, and a loss of `drop` must not fail by one rounding.
-        return lost - np.finfo(np.float32).eps * max(abs(before), abs(after))
+        lost -= float(np.finfo(np.float32).eps) * max(abs(before), abs(after))
+        return math.inf if math.isnan(lost) else lost
