@@ -73,13 +73,12 @@ def sensitivity(
         raise InvalidArgument("pattern must cut single kernels. Received: coupled channels")
     variables = one_shot.chosen_variables(model, include)
     _check_paths(variables)
-    uniform = distributions.Uniform()
-    kernels = [one_shot.planned(variables, sparsity, method, uniform, pattern) for sparsity in sparsities]
+    kernels = _planned(variables, sparsities, method, pattern)
     if method.needs_data:
         if calibration is None:
             raise InvalidArgument(f"calibration must be given for method {name}. Received: None")
         calibration = layer_inputs.check_data(model, calibration, "calibration")
-        one_shot.layers_in_order(model, calibration, kernels[0])
+        one_shot.layers_in_order(model, calibration, [several[0] for several in kernels])
     examples = _examples(data, batch_size)
     points = _Points({})
     if cache is not None:
@@ -87,12 +86,7 @@ def sensitivity(
     with _evaluating(model, variables, examples.arguments) as evaluate:
         if not points.unpruned:
             points.unpruned, points.greater_is_better = _unpruned(model, evaluate)
-        finished = points.finished
-        due = [[one for one in own if _place(one) not in finished] for own in zip(*kernels, strict=True)]
-        bar = keras.utils.Progbar(
-            sum(map(len, due)), verbose=verbose, stateful_metrics=[*points.unpruned], unit_name="point"
-        )
-        for several in filter(None, due):  # one variable at several sparsities
+        for several, bar in _due(kernels, points, verbose):
             moments = _moments(model, several[0], method, calibration, batch_size)
             for kernel in several:
                 one_shot.cut(kernel, method, moments)
@@ -101,18 +95,38 @@ def sensitivity(
                 if cache is not None:
                     files.write_json(cache, dataclasses.asdict(points))
                 bar.add(1, list(values.items()))
+    return _report(points, kernels, examples.count, name)
+
+
+def _planned(variables, sparsities, method, pattern):
+    """The kernels at every sparsity, in a list for each variable, all checked."""
+    uniform = distributions.Uniform()
+    planned = [one_shot.planned(variables, sparsity, method, uniform, pattern) for sparsity in sparsities]
+    return list(zip(*planned, strict=True))
+
+
+def _due(kernels, points, verbose):
+    """Of each variable the kernels that have no point yet, with the progress bar."""
     finished = points.finished
-    rows = tuple(finished[_place(kernel)] for own in zip(*kernels, strict=True) for kernel in own)
-    unpruned = {metric: points.unpruned[metric] for metric in sorted(points.unpruned, key=lambda m: (_is_loss(m), m))}
-    return SensitivityReport(rows, unpruned, points.greater_is_better, examples.count, name)
+    due = [[kernel for kernel in several if _place(kernel) not in finished] for several in kernels]
+    metrics = list(points.unpruned)
+    bar = keras.utils.Progbar(sum(map(len, due)), verbose=verbose, stateful_metrics=metrics, unit_name="point")
+    return [(several, bar) for several in due if several]
 
 
-def _is_loss(metric):
-    return metric == "loss" or metric.endswith("_loss")
+def _report(points, kernels, examples, method):
+    finished = points.finished
+    rows = tuple(finished[_place(kernel)] for several in kernels for kernel in several)
+    unpruned = {name: points.unpruned[name] for name in sorted(points.unpruned, key=lambda one: (_is_loss(one), one))}
+    return SensitivityReport(rows, unpruned, points.greater_is_better, examples, method)
 
 
 def _place(kernel: one_shot.Kernel) -> tuple[str, float]:
     return kernel.variable.path, kernel.sparsity
+
+
+def _is_loss(metric):
+    return metric == "loss" or metric.endswith("_loss")
 
 
 def _check_sparsities(sparsities):
