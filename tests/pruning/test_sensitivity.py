@@ -198,6 +198,13 @@ class Broken(Batches):
         return super().__getitem__(index)
 
 
+class Looking(keras.callbacks.Callback):
+    """Asks for the model, to which Keras then brings what an interrupted evaluation left, under JAX."""
+
+    def on_test_begin(self, logs=None):
+        assert self.model.built
+
+
 @pytest.mark.parametrize(
     "at, error",
     [(3, RuntimeError("disk")), (6, RuntimeError("disk")), (17, RuntimeError("disk")), (18, KeyboardInterrupt())],
@@ -211,7 +218,7 @@ def test_an_error_in_the_middle_leaves_the_model_as_it_was(at, error):
         sensitivity(model, Broken(*data, at, error))
     for one, other in zip(numpy_state(model), before, strict=True):
         np.testing.assert_array_equal(one, other)
-    assert model.evaluate(*data, verbose=0) == expected
+    assert model.evaluate(*data, verbose=0, callbacks=[Looking()]) == expected
     model.fit(*data, epochs=1, verbose=0)
 
 
@@ -298,6 +305,14 @@ def test_an_allocation_is_that_of_brute_force(rng, greater):
                 if tenths <= 10 * drop:
                     expected = sparsity
             assert [v for pattern, v in chosen.items() if re.search(pattern, path)] == [expected]
+
+
+def test_a_loss_of_exactly_the_drop_is_borne():
+    """Metrics are float32, where 0.97 - 0.96 is more than 0.01."""
+    for percent in range(1, 101):
+        before, after = (float(np.float32(value / 100)) for value in (percent, percent - 1))
+        report = report_of({"a/kernel": [after, 0.0 if percent > 2 else -1.0, -1.0]}, before, True)
+        assert list(report.allocation(0.01).sparsities.values()) == [0.25]
 
 
 def test_an_allocation_meets_no_other_path_and_takes_no_nan():
