@@ -52,6 +52,7 @@ from .pruning import PruningMonitor as PruningMonitor
 from .pruning import PruningOptimizer as PruningOptimizer
 from .pruning import RandomPruning as RandomPruning
 from .pruning import RigL as RigL
+from .pruning import SensitivityReport as SensitivityReport
 from .pruning import Space as Space
 from .pruning import SparseGPT as SparseGPT
 from .pruning import SparsityReport as SparsityReport
@@ -65,6 +66,7 @@ from .pruning import prune as prune
 from .pruning import recalibrate as recalibrate
 from .pruning import reschedule as reschedule
 from .pruning import save_sparse as save_sparse
+from .pruning import sensitivity as sensitivity
 from .pruning import shrink as shrink
 from .pruning import sparsity_report as sparsity_report
 from .utils.errors import BitstreamError as BitstreamError

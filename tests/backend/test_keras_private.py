@@ -160,3 +160,19 @@ def test_a_variable_holds_a_value_until_it_is_taken():
     assert keras_private.holds_value(variable)
     variable._value = None  # as Keras' JAX trainer does
     assert not keras_private.holds_value(variable)
+
+
+def own_score(y_true, y_pred):
+    return ops.mean(y_pred, axis=-1)
+
+
+def test_the_direction_of_a_metric_is_that_of_its_kind():
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, {"a": layers.Dense(2, name="a")(inputs), "b": layers.Dense(1, name="b")(inputs)})
+    metrics = {"a": ["accuracy", own_score], "b": ["mae"]}
+    model.compile("sgd", {"a": "categorical_crossentropy", "b": "mse"}, metrics=metrics)
+    values = model.evaluate(
+        np.ones((4, 3)), {"a": np.eye(2)[[0, 1, 0, 1]], "b": np.ones((4, 1))}, verbose=0, return_dict=True
+    )
+    known = {name: keras_private.metric_direction(model, name) for name in values if not name.endswith("loss")}
+    assert known == {"a_accuracy": "up", "a_own_score": None, "b_mae": "down"}

@@ -87,6 +87,26 @@ def loss_tracker(model: keras.Model) -> keras.Metric:
     return model._loss_tracker
 
 
+def metric_direction(model: keras.Model, name: str) -> str | None:
+    """Return "up" or "down", the better way of a metric that ``evaluate`` names; None where Keras does not know it.
+
+    A model with several outputs puts the output's name before the metric's.
+    """
+    metrics = [metric for one in model.metrics for metric in (one, *getattr(one, "metrics", ()))]
+    named = [one for one in metrics if name == one.name or name.endswith(f"_{one.name}")]
+    directions = {getattr(metric, "_direction", None) for metric in named}
+    return directions.pop() if len(directions) == 1 else None
+
+
+def forget_evaluation(model: keras.Model) -> None:
+    """Let a model forget the state of an ``evaluate`` that was interrupted, which its next callback would bring back.
+
+    Under JAX ``evaluate`` takes the values out of all variables, so all of them must then be assigned anew.
+    """
+    if BACKEND == "jax":
+        model._jax_state_synced = True
+
+
 def replace_optimizer(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
     """Let a compiled model go on with another optimizer, and be saved with it, not with that of ``compile``."""
     model.optimizer = optimizer

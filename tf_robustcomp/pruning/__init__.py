@@ -12,6 +12,8 @@ from tf_robustcomp.pruning.report import SparsityReport, sparsity_report
 from tf_robustcomp.pruning.roles import is_kernel
 from tf_robustcomp.pruning.rules import MagnitudePruning, MovementPruning, RandomPruning, RigL
 from tf_robustcomp.pruning.schedules import ConstantSparsity, PolynomialDecay
+from tf_robustcomp.pruning.sensitivity import sensitivity
+from tf_robustcomp.pruning.sensitivity_report import SensitivityReport
 from tf_robustcomp.pruning.shrink import shrink
 from tf_robustcomp.pruning.sparse_file import load_sparse, save_sparse
 
@@ -35,6 +37,7 @@ __all__ = [
     "PruningOptimizer",
     "RandomPruning",
     "RigL",
+    "SensitivityReport",
     "Space",
     "SparseGPT",
     "SparsityReport",
@@ -48,6 +51,7 @@ __all__ = [
     "recalibrate",
     "reschedule",
     "save_sparse",
+    "sensitivity",
     "shrink",
     "sparsity_report",
 ]

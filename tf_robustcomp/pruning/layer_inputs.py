@@ -120,8 +120,13 @@ def _patches(layer, groups, x):
     return windows.reshape(groups, -1, math.prod(windows.shape[rank + 2 :]))
 
 
-def check_data(model: Any, data: Any) -> Any:
+def check_data(model: Any, data: Any, name: str = "data") -> Any:
     """Return data as a structure of NumPy arrays, if all are finite numbers of equal length >= 1.
+
+    Args:
+        model: built.
+        data: array, or a structure of several.
+        name: what the error calls them.
 
     Raises:
         InvalidArgument: they are not, or do not have the shape of the model's inputs.
@@ -131,16 +136,16 @@ def check_data(model: Any, data: Any) -> Any:
         leaves = keras.tree.flatten(arrays)
         lengths = {len(array) for array in leaves}
     except Exception as error:  # whatever a backend says of what is no array
-        raise InvalidArgument(f"data must be an array, or several. Received: {type(data).__name__}") from error
+        raise InvalidArgument(f"{name} must be an array, or several. Received: {type(data).__name__}") from error
     if len(lengths) != 1 or not min(lengths) or any(array.dtype.kind not in "fiubSUO" for array in leaves):
         shapes = [getattr(array, "shape", None) for array in leaves]
-        raise InvalidArgument(f"data must be arrays of equal length >= 1. Received: shapes {shapes}")
+        raise InvalidArgument(f"{name} must be arrays of equal length >= 1. Received: shapes {shapes}")
     if any(array.dtype.kind == "f" and not np.isfinite(array).all() for array in leaves):
-        raise InvalidArgument("data must be finite. Received: values NaN or infinite")
+        raise InvalidArgument(f"{name} must be finite. Received: values NaN or infinite")
     expected = [tuple(tensor.shape) for tensor in getattr(model, "inputs", None) or ()]
     found = [array.shape for array in leaves]
     if expected and not (len(found) == len(expected) and all(map(_fits, found, expected))):
-        raise InvalidArgument(f"data must have the model's input shapes {expected}. Received: {found}")
+        raise InvalidArgument(f"{name} must have the model's input shapes {expected}. Received: {found}")
     return arrays
 
 

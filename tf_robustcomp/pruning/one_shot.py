@@ -214,7 +214,7 @@ def prune(
     layer_inputs.check_built(model)
     check_sparsity(sparsity)
     batch_size = check_at_least("batch_size", batch_size, 1)
-    method, distribution, pattern = (_method(method), distributions.get(distribution), patterns.get(pattern))
+    method, distribution, pattern = (get(method), distributions.get(distribution), patterns.get(pattern))
     if distribution.needs_scores and isinstance(pattern, patterns.NM):
         raise InvalidArgument("distribution must be uniform, erk or a mapping with pattern NM. Received: global scores")
     if getattr(as_optimizer(getattr(model, "optimizer", None)), "built", False):
@@ -223,14 +223,13 @@ def prune(
         )
     variables = chosen_variables(model, include)
     coupling = Coupling(model, variables, pattern) if getattr(pattern, "coupled", False) else None
-    kernels = _planned(variables, sparsity, method, distribution, pattern, coupling)
+    kernels = planned(variables, sparsity, method, distribution, pattern, coupling)
     layers: list = []
     if method.needs_data:
         if data is None:
             raise InvalidArgument(f"data must be given for method {_name(method)}. Received: None")
         data = layer_inputs.check_data(model, data)
-        holders = {id(layer): layer for layer in (keras_private.holder(k.variable)[0] for k in kernels)}
-        layers = layer_inputs.in_order(model, data, list(holders.values()))
+        layers = layers_in_order(model, data, kernels)
     before = [read(kernel.variable) for kernel in kernels]
     try:
         if coupling is not None:
@@ -276,7 +275,12 @@ def read(variable: Any) -> np.ndarray:
     return np.array(ops.convert_to_numpy(variable))
 
 
-def _method(method):
+def get(method: Any) -> OneShotMethod:
+    """Return a method from its registered name or an instance.
+
+    Raises:
+        InvalidArgument: neither.
+    """
     if isinstance(method, OneShotMethod):
         return method
     known = variants("one-shot method")
@@ -289,8 +293,19 @@ def _name(method):
     return type(method).__name__
 
 
-def _planned(variables, sparsity, method, distribution, pattern, coupling):
-    """The kernels with their sparsities, all checked; coupled channels have sparsities of their own."""
+def planned(
+    variables: list,
+    sparsity: float,
+    method: OneShotMethod,
+    distribution: distributions.Distribution,
+    pattern: patterns.Pattern,
+    coupling: Coupling | None = None,
+) -> list[Kernel]:
+    """Return the kernels with their sparsities, all checked; coupled channels have sparsities of their own.
+
+    Raises:
+        InvalidArgument: method, pattern or sparsity do not fit a variable, which is named.
+    """
     paths, shapes = [v.path for v in variables], [tuple(v.shape) for v in variables]
     distribution.check(paths)
     ratios = distribution.ratios(sparsity, paths, shapes) if coupling is None else [0.0] * len(paths)
@@ -334,7 +349,7 @@ def _scores(model, method, kernels, layers, data, batch_size):
     by_layer = _by_layer(kernels, layers)
     found = {}
     for layer in layers or [None]:
-        for kernel, moments in _with_moments(model, by_layer(layer), layer, data, batch_size):
+        for kernel, moments in with_moments(model, by_layer(layer), layer, data, batch_size):
             scores = kernel.matrices.kernel(method.scores(_matrix(kernel), moments))
             found[id(kernel)] = ops.convert_to_tensor(scores.astype("float32"))
     return [found[id(kernel)] for kernel in kernels]
@@ -367,13 +382,24 @@ def _prune_coupled(coupling, sparsity, distribution, kernels, values):
         kernel.variable.assign(np.where(kept, read(kernel.variable), 0))
 
 
+def layers_in_order(model: Any, data: Any, kernels: list[Kernel]) -> list:
+    """Return the layers of kernels in the order in which the model calls them; see `layer_inputs.in_order`."""
+    holders = {id(layer): layer for layer in (keras_private.holder(k.variable)[0] for k in kernels)}
+    return layer_inputs.in_order(model, data, list(holders.values()))
+
+
 def _prune(model, method, kernels, layers, data, batch_size):
     by_layer = _by_layer(kernels, layers)
     for layer in layers or [None]:
-        for kernel, moments in _with_moments(model, by_layer(layer), layer, data, batch_size):
+        for kernel, moments in with_moments(model, by_layer(layer), layer, data, batch_size):
             if kernel.sparsity:
-                weights = kernel.matrices.kernel(method.pruned(_matrix(kernel), moments, kernel))
-                kernel.variable.assign(weights.astype(kernel.variable.dtype))
+                cut(kernel, method, moments)
+
+
+def cut(kernel: Kernel, method: OneShotMethod, moments: Any) -> None:
+    """Prune a kernel in place, given the moments of its layer's inputs, or None for methods without data."""
+    weights = kernel.matrices.kernel(method.pruned(_matrix(kernel), moments, kernel))
+    kernel.variable.assign(weights.astype(kernel.variable.dtype))
 
 
 def _by_layer(kernels, layers):
@@ -383,8 +409,8 @@ def _by_layer(kernels, layers):
     return lambda layer: [k for k in kernels if keras_private.holder(k.variable)[0] is layer]
 
 
-def _with_moments(model, kernels, layer, data, batch_size):
-    """Each kernel of a layer with the second moments of the layer's inputs; with None without data."""
+def with_moments(model: Any, kernels: list[Kernel], layer: Any, data: Any, batch_size: int) -> list[tuple]:
+    """Return each kernel of a layer with the second moments of the layer's inputs; with None without a layer."""
     if layer is None:
         return [(kernel, None) for kernel in kernels]
     sums = [np.zeros((k.matrices.sizes[0], k.matrices.sizes[1], k.matrices.sizes[1])) for k in kernels]
