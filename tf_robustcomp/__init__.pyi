@@ -37,12 +37,14 @@ from .pruning import DNS as DNS
 from .pruning import ERK as ERK
 from .pruning import LAMP as LAMP
 from .pruning import NM as NM
+from .pruning import SNIP as SNIP
 from .pruning import Blocks as Blocks
 from .pruning import ByPath as ByPath
 from .pruning import Channels as Channels
 from .pruning import ConstantSparsity as ConstantSparsity
 from .pruning import DynamicNetworkSurgery as DynamicNetworkSurgery
 from .pruning import Global as Global
+from .pruning import GraSP as GraSP
 from .pruning import LayerCall as LayerCall
 from .pruning import MagnitudePruning as MagnitudePruning
 from .pruning import MovementPruning as MovementPruning
@@ -56,6 +58,7 @@ from .pruning import Space as Space
 from .pruning import SparseGPT as SparseGPT
 from .pruning import SparsityReport as SparsityReport
 from .pruning import StepContext as StepContext
+from .pruning import SynFlow as SynFlow
 from .pruning import Uniform as Uniform
 from .pruning import Unstructured as Unstructured
 from .pruning import channel_rule as channel_rule

@@ -1,5 +1,6 @@
 """Network half: pruning any Keras 3 model, as an optimizer."""
 
+from tf_robustcomp.pruning.at_initialization import SNIP, GraSP, SynFlow
 from tf_robustcomp.pruning.callbacks import DynamicNetworkSurgery, PruningMonitor
 from tf_robustcomp.pruning.channels import LayerCall, Space, channel_rule
 from tf_robustcomp.pruning.context import StepContext
@@ -20,12 +21,14 @@ __all__ = [
     "ERK",
     "LAMP",
     "NM",
+    "SNIP",
     "Blocks",
     "ByPath",
     "Channels",
     "ConstantSparsity",
     "DynamicNetworkSurgery",
     "Global",
+    "GraSP",
     "LayerCall",
     "MagnitudePruning",
     "MovementPruning",
@@ -39,6 +42,7 @@ __all__ = [
     "SparseGPT",
     "SparsityReport",
     "StepContext",
+    "SynFlow",
     "Uniform",
     "Unstructured",
     "channel_rule",
