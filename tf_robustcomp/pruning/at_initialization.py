@@ -17,7 +17,6 @@ from tf_robustcomp.utils.checks import check_at_least
 from tf_robustcomp.utils.errors import InvalidArgument
 from tf_robustcomp.utils.registry import register
 
-
 OFFSETS = ("bias", "beta", "moving_mean")  # attributes of layers that hold what is added to their outputs
 SMALL = 1e-34  # input in place of 1 where the flow overflows float32
 
