@@ -45,6 +45,7 @@ from .pruning import ConstantSparsity as ConstantSparsity
 from .pruning import DynamicNetworkSurgery as DynamicNetworkSurgery
 from .pruning import Global as Global
 from .pruning import GraSP as GraSP
+from .pruning import IterativePruningReport as IterativePruningReport
 from .pruning import LayerCall as LayerCall
 from .pruning import MagnitudePruning as MagnitudePruning
 from .pruning import MovementPruning as MovementPruning
@@ -52,6 +53,7 @@ from .pruning import OneShotMethod as OneShotMethod
 from .pruning import PolynomialDecay as PolynomialDecay
 from .pruning import PruningMonitor as PruningMonitor
 from .pruning import PruningOptimizer as PruningOptimizer
+from .pruning import PruningRound as PruningRound
 from .pruning import RandomPruning as RandomPruning
 from .pruning import RigL as RigL
 from .pruning import Space as Space
@@ -63,6 +65,7 @@ from .pruning import Uniform as Uniform
 from .pruning import Unstructured as Unstructured
 from .pruning import channel_rule as channel_rule
 from .pruning import is_kernel as is_kernel
+from .pruning import iterative_pruning as iterative_pruning
 from .pruning import load_sparse as load_sparse
 from .pruning import prune as prune
 from .pruning import recalibrate as recalibrate

@@ -9,6 +9,7 @@ from tf_robustcomp.pruning.dns import DNS
 from tf_robustcomp.pruning.one_shot import OneShotMethod, SparseGPT, prune, recalibrate
 from tf_robustcomp.pruning.optimizer import PruningOptimizer, reschedule
 from tf_robustcomp.pruning.patterns import NM, Blocks, Channels, Unstructured
+from tf_robustcomp.pruning.recipes import IterativePruningReport, PruningRound, iterative_pruning
 from tf_robustcomp.pruning.report import SparsityReport, sparsity_report
 from tf_robustcomp.pruning.roles import is_kernel
 from tf_robustcomp.pruning.rules import MagnitudePruning, MovementPruning, RandomPruning, RigL
@@ -29,6 +30,7 @@ __all__ = [
     "DynamicNetworkSurgery",
     "Global",
     "GraSP",
+    "IterativePruningReport",
     "LayerCall",
     "MagnitudePruning",
     "MovementPruning",
@@ -36,6 +38,7 @@ __all__ = [
     "PolynomialDecay",
     "PruningMonitor",
     "PruningOptimizer",
+    "PruningRound",
     "RandomPruning",
     "RigL",
     "Space",
@@ -47,6 +50,7 @@ __all__ = [
     "Unstructured",
     "channel_rule",
     "is_kernel",
+    "iterative_pruning",
     "load_sparse",
     "prune",
     "recalibrate",
