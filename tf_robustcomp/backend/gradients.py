@@ -107,7 +107,7 @@ def hessian_products(function: Callable, values: list, vectors: list) -> list:
         return _dense(outer.gradient(product, values, unconnected_gradients=zero))
     with torch.enable_grad():
         leaves = [value.detach().requires_grad_(True) for value in values]
-        options = {"materialize_grads": True, "allow_unused": True}
+        options: Any = {"materialize_grads": True, "allow_unused": True}
         slopes = torch.autograd.grad(function(leaves), leaves, create_graph=True, **options)
         product = sum((a * b).sum() for a, b in zip(slopes, vectors, strict=True))
         if not product.requires_grad:  # a function that is linear in all of its tensors

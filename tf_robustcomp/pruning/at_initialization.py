@@ -40,12 +40,17 @@ class LossMethod(OneShotMethod):
         loss = self._loss(model)
         count = sum(len(keras.tree.flatten(batch)[0]) for batch in batches)
 
-        def part(inputs, targets, values):
+        def part(batch):
+            inputs, targets = batch
             share = len(keras.tree.flatten(inputs)[0]) / count
-            with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
-                return share * ops.cast(loss(inputs, targets, model(inputs, training=True)), "float32")
 
-        return [lambda values, batch=batch: part(*batch, values) for batch in _as_tensors(batches)]
+            def mean_loss(values):
+                with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
+                    return share * ops.cast(loss(inputs, targets, model(inputs, training=True)), "float32")
+
+            return mean_loss
+
+        return [part(keras.tree.map_structure(ops.convert_to_tensor, batch)) for batch in batches]
 
     def _loss(self, model):
         """Function of inputs, targets and outputs."""
@@ -198,10 +203,6 @@ def _array(tensor):
 
 def _values(variables):
     return [gradients.read(variable) for variable in variables]
-
-
-def _as_tensors(batches):
-    return [keras.tree.map_structure(ops.convert_to_tensor, batch) for batch in batches]
 
 
 def _total(several):

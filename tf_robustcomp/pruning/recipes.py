@@ -90,7 +90,7 @@ class _State:
     def load(cls, path):
         try:
             with np.load(path, allow_pickle=False) as archive:
-                lists = {field.name: [] for field in dataclasses.fields(cls)}
+                lists: dict[str, list] = {field.name: [] for field in dataclasses.fields(cls)}
                 for name in archive.files:
                     lists[name.rpartition("-")[0]].append(archive[name])
             return cls(**lists)
