@@ -37,12 +37,15 @@ from .pruning import DNS as DNS
 from .pruning import ERK as ERK
 from .pruning import LAMP as LAMP
 from .pruning import NM as NM
+from .pruning import SNIP as SNIP
 from .pruning import Blocks as Blocks
 from .pruning import ByPath as ByPath
 from .pruning import Channels as Channels
 from .pruning import ConstantSparsity as ConstantSparsity
 from .pruning import DynamicNetworkSurgery as DynamicNetworkSurgery
 from .pruning import Global as Global
+from .pruning import GraSP as GraSP
+from .pruning import IterativePruningReport as IterativePruningReport
 from .pruning import LayerCall as LayerCall
 from .pruning import MagnitudePruning as MagnitudePruning
 from .pruning import MovementPruning as MovementPruning
@@ -50,6 +53,7 @@ from .pruning import OneShotMethod as OneShotMethod
 from .pruning import PolynomialDecay as PolynomialDecay
 from .pruning import PruningMonitor as PruningMonitor
 from .pruning import PruningOptimizer as PruningOptimizer
+from .pruning import PruningRound as PruningRound
 from .pruning import RandomPruning as RandomPruning
 from .pruning import RigL as RigL
 from .pruning import SensitivityReport as SensitivityReport
@@ -57,10 +61,12 @@ from .pruning import Space as Space
 from .pruning import SparseGPT as SparseGPT
 from .pruning import SparsityReport as SparsityReport
 from .pruning import StepContext as StepContext
+from .pruning import SynFlow as SynFlow
 from .pruning import Uniform as Uniform
 from .pruning import Unstructured as Unstructured
 from .pruning import channel_rule as channel_rule
 from .pruning import is_kernel as is_kernel
+from .pruning import iterative_pruning as iterative_pruning
 from .pruning import load_sparse as load_sparse
 from .pruning import prune as prune
 from .pruning import recalibrate as recalibrate

@@ -206,7 +206,7 @@ BAD = [
     (dict(sparsity="much"), r"sparsity must lie in \[0, 1\)"),
     (dict(sparsity=0.999), "sparsity must leave a unit"),
     (dict(sparsity=0.99, method="wanda", data=X), "leave a unit of every output"),
-    (dict(method="best"), "method must be one of magnitude"),
+    (dict(method="best"), "method must be one of .*, magnitude, wanda, sparsegpt, or"),
     (dict(method="wanda", data=X[:, 1:]), "data must have the model's input shapes"),
     (dict(method="sparsegpt", data=X[:0]), "data must be arrays of equal length"),
     (dict(method="sparsegpt", data=X + np.nan), "data must be finite"),

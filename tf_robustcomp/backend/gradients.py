@@ -59,6 +59,67 @@ def value_and_input_gradient(function: Callable, x: Any) -> tuple[Any, Any]:
     return values.detach(), gradient
 
 
+def value_and_gradients(function: Callable, values: list) -> tuple[Any, list]:
+    """Return the value of a scalar function and its gradient with respect to each of its tensors.
+
+    Args:
+        function: maps a list of float tensors to a scalar.
+        values: list of float tensors.
+
+    Returns:
+        ``(value, gradients)``, these of the tensors' shapes; zeros where the function does not depend on one.
+    """
+    if BACKEND == "tensorflow":
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(values)
+            result = function(values)
+        return result, _dense(tape.gradient(result, values, unconnected_gradients=tf.UnconnectedGradients.ZERO))
+    if BACKEND == "jax":
+        return jax.value_and_grad(function)(values)
+    with torch.enable_grad():
+        leaves = [value.detach().requires_grad_(True) for value in values]
+        result = function(leaves)
+        slopes = torch.autograd.grad(result, leaves, materialize_grads=True, allow_unused=True)
+    return result.detach(), list(slopes)
+
+
+def hessian_products(function: Callable, values: list, vectors: list) -> list:
+    """Return the products ``H v`` of the Hessian of a scalar function with vectors, as one vector each.
+
+    Args:
+        function: maps a list of float tensors to a scalar; twice differentiable.
+        values, vectors: lists of float tensors of the same shapes.
+
+    Returns:
+        list of tensors of the same shapes.
+    """
+    if BACKEND == "jax":
+        return jax.jvp(jax.grad(function), (values,), (vectors,))[1]
+    if BACKEND == "tensorflow":
+        zero = tf.UnconnectedGradients.ZERO
+        with tf.GradientTape(watch_accessed_variables=False) as outer:
+            outer.watch(values)
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(values)
+                result = function(values)
+            slopes = _dense(tape.gradient(result, values, unconnected_gradients=zero))
+            product = tf.add_n([tf.reduce_sum(a * b) for a, b in zip(slopes, vectors, strict=True)])
+        return _dense(outer.gradient(product, values, unconnected_gradients=zero))
+    with torch.enable_grad():
+        leaves = [value.detach().requires_grad_(True) for value in values]
+        options: Any = {"materialize_grads": True, "allow_unused": True}
+        slopes = torch.autograd.grad(function(leaves), leaves, create_graph=True, **options)
+        product = sum((a * b).sum() for a, b in zip(slopes, vectors, strict=True))
+        if not product.requires_grad:  # a function that is linear in all of its tensors
+            return [torch.zeros_like(leaf) for leaf in leaves]
+        return list(torch.autograd.grad(product, leaves, **options))
+
+
+def _dense(values):
+    """Tensors of gradients, which come as slices where rows are looked up."""
+    return [tf.convert_to_tensor(value) for value in values]
+
+
 def compiled(function: Callable) -> Callable:
     """Return a function of tensors, traced once per shape where the backend can: tf.function, jax.jit."""
     if BACKEND == "tensorflow":

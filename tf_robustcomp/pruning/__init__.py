@@ -1,5 +1,6 @@
 """Network half: pruning any Keras 3 model, as an optimizer."""
 
+from tf_robustcomp.pruning.at_initialization import SNIP, GraSP, SynFlow
 from tf_robustcomp.pruning.callbacks import DynamicNetworkSurgery, PruningMonitor
 from tf_robustcomp.pruning.channels import LayerCall, Space, channel_rule
 from tf_robustcomp.pruning.context import StepContext
@@ -8,6 +9,7 @@ from tf_robustcomp.pruning.dns import DNS
 from tf_robustcomp.pruning.one_shot import OneShotMethod, SparseGPT, prune, recalibrate
 from tf_robustcomp.pruning.optimizer import PruningOptimizer, reschedule
 from tf_robustcomp.pruning.patterns import NM, Blocks, Channels, Unstructured
+from tf_robustcomp.pruning.recipes import IterativePruningReport, PruningRound, iterative_pruning
 from tf_robustcomp.pruning.report import SparsityReport, sparsity_report
 from tf_robustcomp.pruning.roles import is_kernel
 from tf_robustcomp.pruning.rules import MagnitudePruning, MovementPruning, RandomPruning, RigL
@@ -22,12 +24,15 @@ __all__ = [
     "ERK",
     "LAMP",
     "NM",
+    "SNIP",
     "Blocks",
     "ByPath",
     "Channels",
     "ConstantSparsity",
     "DynamicNetworkSurgery",
     "Global",
+    "GraSP",
+    "IterativePruningReport",
     "LayerCall",
     "MagnitudePruning",
     "MovementPruning",
@@ -35,6 +40,7 @@ __all__ = [
     "PolynomialDecay",
     "PruningMonitor",
     "PruningOptimizer",
+    "PruningRound",
     "RandomPruning",
     "RigL",
     "SensitivityReport",
@@ -42,10 +48,12 @@ __all__ = [
     "SparseGPT",
     "SparsityReport",
     "StepContext",
+    "SynFlow",
     "Uniform",
     "Unstructured",
     "channel_rule",
     "is_kernel",
+    "iterative_pruning",
     "load_sparse",
     "prune",
     "recalibrate",

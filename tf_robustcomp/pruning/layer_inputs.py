@@ -149,6 +149,22 @@ def check_data(model: Any, data: Any, name: str = "data") -> Any:
     return arrays
 
 
+def check_pairs(model: Any, data: Any) -> tuple[Any, Any]:
+    """Return data as a pair (inputs, targets) of structures of NumPy arrays of equal length.
+
+    Raises:
+        InvalidArgument: they are not, or the inputs do not have the shape of the model's.
+    """
+    if not isinstance(data, tuple | list) or len(data) != 2:
+        raise InvalidArgument(f"data must be a pair (inputs, targets). Received: {type(data).__name__}")
+    inputs = check_data(model, data[0])
+    targets = keras.tree.map_structure(ops.convert_to_numpy, data[1])
+    lengths = {array.shape[:1] for array in keras.tree.flatten((inputs, targets))}
+    if len(lengths) != 1:
+        raise InvalidArgument(f"data must be as many inputs as targets. Received: lengths {sorted(lengths)}")
+    return inputs, targets
+
+
 def _fits(shape, expected):
     return len(shape) == len(expected) and all(b in (None, a) for a, b in zip(shape, expected, strict=True))
 

@@ -1,8 +1,9 @@
-"""Prune a trained model at once, without training: by magnitude, Wanda or SparseGPT; recalibrate it afterwards."""
+"""Prune a model at once, without training: by magnitude, Wanda, SparseGPT or a method of one's own; recalibrate it."""
 
 import dataclasses
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -43,9 +44,10 @@ class Kernel:
 
 
 class OneShotMethod:
-    """Base: which weights go, from a kernel and the second moments of its layer's inputs.
+    """Base: which weights go, from a kernel and the second moments of its layer's inputs, or from the whole model.
 
-    A subclass states ``scores``, the lowest of which are cut; one that also changes the others overrides ``pruned``.
+    A subclass states ``scores``, the lowest of which are cut; one that also changes the others overrides ``pruned``;
+    one whose scores follow from the whole model states ``scorer`` instead.
 
     Example:
         >>> @rc.register("one-shot method", "inputs")
@@ -57,7 +59,9 @@ class OneShotMethod:
     """
 
     needs_data = False  # whether moments are given
+    needs_targets = False  # whether data are (inputs, targets), which `scorer` is given
     compares_outputs = False  # whether single weights are compared within each output, not in the whole kernel
+    rounds = 1  # how often the lowest are cut, the same fraction of what is left; above 1 zeros must score lowest
 
     def scores(self, weights: np.ndarray, moments: Any) -> np.ndarray:
         """Return the score of each weight.
@@ -67,6 +71,19 @@ class OneShotMethod:
             moments: (groups, inputs, inputs), sums of the products of two inputs over the data; None without data.
         """
         raise NotImplementedError
+
+    def scorer(self, model: Any, variables: list, batches: list) -> Callable[[], list] | None:
+        """Return a function that scores all kernels of the model as it is; None to score one by one by ``scores``.
+
+        The function is called once a round, takes nothing, leaves the model as it is, and returns arrays of the
+        kernels' shapes.
+
+        Args:
+            model: built.
+            variables: its kernels that are pruned.
+            batches: list of (inputs, targets) for methods with ``needs_targets``, else empty.
+        """
+        return None
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
@@ -187,7 +204,7 @@ def prune(
     pattern: Any = None,
     batch_size: int = 32,
 ) -> None:
-    """Prune a trained model in place, without training, as ``model.quantize`` quantises.
+    """Prune a model in place, without training, as ``model.quantize`` quantises.
 
     Methods that look at data go through the layers in the order in which the model calls them, each seeing the outputs
     of layers that are pruned already; the model runs on the data once for each layer.  No error leaves weights changed.
@@ -195,14 +212,16 @@ def prune(
     Args:
         model: built ``keras.Model`` of any kind, compiled or not.
         sparsity: in [0, 1), fraction of the chosen weights that is cut.
-        method: "magnitude", "wanda", "sparsegpt", a registered name, or an `OneShotMethod`.
-        data: inputs (n, ...) as the model takes them, a few hundred, or several such; "magnitude" needs none.
+        method: "magnitude", "wanda", "sparsegpt", before training "snip", "grasp", "synflow", a registered name, or an
+            `OneShotMethod`.
+        data: inputs (n, ...) as the model takes them, a few hundred, or several such; a pair (inputs, targets) for
+            "snip" and "grasp"; "magnitude" and "synflow" need none.
         include: which variables: a function ``(path, variable) -> bool``, or a regular expression that is searched in
             the path; default `is_kernel`.  Methods with data know the inputs of Dense, EinsumDense, convolutions and
             depthwise convolutions.
         distribution: "uniform", "erk", "global", "lamp", a mapping of path pattern -> sparsity, or a Distribution.
         pattern: `patterns.Pattern`; None is unstructured.
-        batch_size: int >= 1, examples at a time.
+        batch_size: int >= 1, examples at a time; by "snip" and "grasp" those that BatchNormalization sees together.
 
     Raises:
         InvalidArgument: an argument breaks its rule.
@@ -210,6 +229,7 @@ def prune(
     Example:
         >>> rc.prune(model, 0.5, "sparsegpt", images[:256], pattern=rc.NM(2, 4))
         >>> rc.recalibrate(model, images[:256])
+        >>> rc.prune(untrained, 0.9, "snip", (images[:256], labels[:256]), distribution="global")
     """
     layer_inputs.check_built(model)
     check_sparsity(sparsity)
@@ -225,25 +245,43 @@ def prune(
     coupling = Coupling(model, variables, pattern) if getattr(pattern, "coupled", False) else None
     kernels = planned(variables, sparsity, method, distribution, pattern, coupling)
     layers: list = []
+    batches: list = []
+    if data is None and (method.needs_data or method.needs_targets):
+        raise InvalidArgument(f"data must be given for method {_name(method)}. Received: None")
     if method.needs_data:
-        if data is None:
-            raise InvalidArgument(f"data must be given for method {_name(method)}. Received: None")
         data = layer_inputs.check_data(model, data)
         layers = layers_in_order(model, data, kernels)
+        holders = {id(layer): layer for layer in (keras_private.holder(k.variable)[0] for k in kernels)}
+        layers = layer_inputs.in_order(model, data, list(holders.values()))
+    elif method.needs_targets:
+        batches = _batches(layer_inputs.check_pairs(model, data), batch_size)
     before = [read(kernel.variable) for kernel in kernels]
     try:
-        if coupling is not None:
-            _prune_coupled(
-                coupling, sparsity, distribution, kernels, _scores(model, method, kernels, layers, data, batch_size)
-            )
-            return
-        if distribution.needs_scores:
-            kernels = _shared(model, sparsity, method, distribution, kernels, layers, data, batch_size)
-        _prune(model, method, kernels, layers, data, batch_size)
+        scorer = method.scorer(model, [kernel.variable for kernel in kernels], batches)
+        for target in rising_sparsities(sparsity, method.rounds):
+            share = target / sparsity if sparsity else 0.0
+            now = [dataclasses.replace(kernel, sparsity=share * kernel.sparsity) for kernel in kernels]
+            values = None if scorer is None else _checked(method, now, scorer())
+            if values is None and (coupling is not None or distribution.needs_scores):
+                values = _scores(model, method, now, layers, data, batch_size)
+            if coupling is not None:
+                _prune_coupled(coupling, target, distribution, now, values)
+                continue
+            if distribution.needs_scores:
+                now = _shared(target, distribution, now, values)
+            if scorer is None:
+                _prune(model, method, now, layers, data, batch_size)
+            else:
+                _prune_by(now, values)
     except BaseException:
         for kernel, value in zip(kernels, before, strict=True):
             kernel.variable.assign(value)
         raise
+
+
+def rising_sparsities(sparsity: float, rounds: int) -> list[float]:
+    """Return the sparsities ``1 - (1 - s)^(k/n)`` of n rounds, each of which cuts the same fraction of what is left."""
+    return [1.0 - (1.0 - sparsity) ** (k / rounds) for k in range(1, rounds)] + [sparsity]
 
 
 def check_sparsity(sparsity: Any) -> None:
@@ -355,9 +393,28 @@ def _scores(model, method, kernels, layers, data, batch_size):
     return [found[id(kernel)] for kernel in kernels]
 
 
-def _shared(model, sparsity, method, distribution, kernels, layers, data, batch_size):
-    """The kernels with the sparsities that a global distribution gives them, by scores of the dense model."""
-    values = _scores(model, method, kernels, layers, data, batch_size)
+def _batches(pairs, size):
+    """The pairs (inputs, targets) of ``size`` examples each, the last of what is left."""
+    count = len(keras.tree.flatten(pairs)[0])
+    return [
+        keras.tree.map_structure(lambda array: array[first : first + size], pairs)  # noqa: B023
+        for first in range(0, count, size)
+    ]
+
+
+def _checked(method, kernels, scores):
+    """Scores that a method takes from the whole model, as float32 tensors, if all are finite."""
+    for kernel, score in zip(kernels, scores, strict=True):
+        if not np.isfinite(score).all():
+            raise InvalidArgument(
+                f"model must give finite scores by method {_name(method)}. Received: NaN or infinite at "
+                f"{kernel.variable.path}"
+            )
+    return [ops.convert_to_tensor(np.asarray(score, "float32")) for score in scores]
+
+
+def _shared(sparsity, distribution, kernels, values):
+    """The kernels with the sparsities that a global distribution gives them, by scores of the model as it is."""
     scores = [kernel.pattern.pool(value) for kernel, value in zip(kernels, values, strict=True)]
     shapes = [(kernel.matrices.shape, kernel.pattern) for kernel in kernels]
     sizes = [math.prod(shape) // pattern.count(shape) for shape, pattern in shapes]
@@ -400,6 +457,14 @@ def cut(kernel: Kernel, method: OneShotMethod, moments: Any) -> None:
     """Prune a kernel in place, given the moments of its layer's inputs, or None for methods without data."""
     weights = kernel.matrices.kernel(method.pruned(_matrix(kernel), moments, kernel))
     kernel.variable.assign(weights.astype(kernel.variable.dtype))
+
+
+def _prune_by(kernels, values):
+    """Cut the weights of lowest score, which are given."""
+    for kernel, value in zip(kernels, values, strict=True):
+        if kernel.sparsity:
+            kept = ops.convert_to_numpy(kernel.pattern.select(value, kernel.sparsity))
+            kernel.variable.assign(np.where(kept, read(kernel.variable), 0))
 
 
 def _by_layer(kernels, layers):
