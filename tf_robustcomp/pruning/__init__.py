@@ -5,6 +5,7 @@ from tf_robustcomp.pruning.channels import LayerCall, Space, channel_rule
 from tf_robustcomp.pruning.context import StepContext
 from tf_robustcomp.pruning.distributions import ERK, LAMP, ByPath, Global, Uniform
 from tf_robustcomp.pruning.dns import DNS
+from tf_robustcomp.pruning.model_report import ModelReport, model_report
 from tf_robustcomp.pruning.one_shot import OneShotMethod, SparseGPT, prune, recalibrate
 from tf_robustcomp.pruning.optimizer import PruningOptimizer, reschedule
 from tf_robustcomp.pruning.patterns import NM, Blocks, Channels, Unstructured
@@ -28,6 +29,7 @@ __all__ = [
     "Global",
     "LayerCall",
     "MagnitudePruning",
+    "ModelReport",
     "MovementPruning",
     "OneShotMethod",
     "PolynomialDecay",
@@ -44,6 +46,7 @@ __all__ = [
     "channel_rule",
     "is_kernel",
     "load_sparse",
+    "model_report",
     "prune",
     "recalibrate",
     "reschedule",
