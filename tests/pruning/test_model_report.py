@@ -232,6 +232,10 @@ def test_sizes_are_those_of_the_files(tmp_path):
     weights = 4 * model.count_params()
     for name in ("LiteRT file", "ONNX file"):
         assert weights < report[name].value < weights + 20_000
+    both = rc.model_report(model, before=convolutional(64), latency=0)
+    for row in both.rows:
+        assert row.value == pytest.approx(report[row.name].value, abs=16)
+        assert row.ratio == row.value / row.before < 1
 
 
 @pytest.mark.tensorflow_only
