@@ -35,19 +35,32 @@ def measure(rounds=ROUNDS):
         "MobileNetV2": lambda: keras.applications.MobileNetV2(**at_224),
         "ResNet50V2": lambda: keras.applications.ResNet50V2(**at_224),
     }
-    rows = []
+    rows, there = [], _runtimes()
     for name, build in networks.items():
         for share in SHARES:
             keras.utils.set_random_seed(0)
             model = with_random_norms(build())
             rc.prune(model, share, pattern=rc.Channels(coupled=True))
-            rows += _shrunk(f"{name}, {share:.0%} of channels", model, rounds)
+            rows += _shrunk(f"{name}, {share:.0%} of channels", model, there, rounds)
             keras.backend.clear_session()
     return rows + beside_torch_pruning()
 
 
-def _shrunk(name, model, rounds):
-    """Rows of one masked model."""
+def _runtimes():
+    """Those that are installed; of others it says so."""
+    from tf_robustcomp.backend import runtimes
+
+    there = []
+    for runtime in (runtimes.LITERT, runtimes.ONNX):
+        if lacking := runtimes.missing((*runtime.writers, *runtime.runners)):
+            print(f" (no rows of {runtime.name}: {', '.join(lacking)} not installed)", end="", flush=True)
+        else:
+            there.append(runtime)
+    return there
+
+
+def _shrunk(name, model, there, rounds):
+    """Rows of one masked model, in the runtimes that are there."""
     from tf_robustcomp.backend import runtimes
 
     small, seconds = shrunk(model)
@@ -57,10 +70,7 @@ def _shrunk(name, model, rounds):
         row(f"{name}: multiply-accumulates left", macs(small) / macs(model)),
         row(f"{name}: difference of outputs", difference(small(images), model(images)), goal="<= 1e-5"),
     ]
-    for runtime in (runtimes.LITERT, runtimes.ONNX):
-        if lacking := runtimes.missing((*runtime.writers, *runtime.runners)):
-            print(f" (no {runtime.name}: {', '.join(lacking)} not installed)", end="", flush=True)
-            continue
+    for runtime in there:
         with tempfile.TemporaryDirectory() as folder:
             runs = []
             for index, one in enumerate((model, small)):
