@@ -61,10 +61,10 @@ def keras_function(model: Any, batch: Any) -> Callable[[], list]:
 def _litert(path, batch, threads):
     import tensorflow as tf
 
-    with warnings.catch_warnings():
+    with quiet.no_standard_error(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the class moves to another package
         interpreter = tf.lite.Interpreter(str(path), num_threads=threads)
-    interpreter.allocate_tensors()
+        interpreter.allocate_tensors()
     details = interpreter.get_input_details()
     places = [one["index"] for one in interpreter.get_output_details()]
     arrays = _in_order([(tuple(one["shape"]), np.dtype(one["dtype"])) for one in details], batch)
