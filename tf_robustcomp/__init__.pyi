@@ -48,6 +48,7 @@ from .pruning import GraSP as GraSP
 from .pruning import IterativePruningReport as IterativePruningReport
 from .pruning import LayerCall as LayerCall
 from .pruning import MagnitudePruning as MagnitudePruning
+from .pruning import ModelReport as ModelReport
 from .pruning import MovementPruning as MovementPruning
 from .pruning import OneShotMethod as OneShotMethod
 from .pruning import PolynomialDecay as PolynomialDecay
@@ -68,6 +69,7 @@ from .pruning import channel_rule as channel_rule
 from .pruning import is_kernel as is_kernel
 from .pruning import iterative_pruning as iterative_pruning
 from .pruning import load_sparse as load_sparse
+from .pruning import model_report as model_report
 from .pruning import prune as prune
 from .pruning import recalibrate as recalibrate
 from .pruning import reschedule as reschedule

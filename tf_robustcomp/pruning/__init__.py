@@ -6,6 +6,7 @@ from tf_robustcomp.pruning.channels import LayerCall, Space, channel_rule
 from tf_robustcomp.pruning.context import StepContext
 from tf_robustcomp.pruning.distributions import ERK, LAMP, ByPath, Global, Uniform
 from tf_robustcomp.pruning.dns import DNS
+from tf_robustcomp.pruning.model_report import ModelReport, model_report
 from tf_robustcomp.pruning.one_shot import OneShotMethod, SparseGPT, prune, recalibrate
 from tf_robustcomp.pruning.optimizer import PruningOptimizer, reschedule
 from tf_robustcomp.pruning.patterns import NM, Blocks, Channels, Unstructured
@@ -35,6 +36,7 @@ __all__ = [
     "IterativePruningReport",
     "LayerCall",
     "MagnitudePruning",
+    "ModelReport",
     "MovementPruning",
     "OneShotMethod",
     "PolynomialDecay",
@@ -55,6 +57,7 @@ __all__ = [
     "is_kernel",
     "iterative_pruning",
     "load_sparse",
+    "model_report",
     "prune",
     "recalibrate",
     "reschedule",

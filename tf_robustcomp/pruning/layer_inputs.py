@@ -198,9 +198,8 @@ def run(model: Any, data: Any, batch_size: int, layers: Sequence[Any], see: Call
 @contextlib.contextmanager
 def _watched(layer: Any, see: Callable) -> Iterator[None]:
     """Show the first argument of each call of a layer, while the context lasts."""
-    call, own = layer.call, vars(layer).get("call")
+    call = layer.call
 
-    @functools.wraps(call)
     def shown(*args, **kwargs):
         inputs = args[0] if args else next(iter(kwargs.values()))
         if not is_concrete(inputs):
@@ -208,7 +207,15 @@ def _watched(layer: Any, see: Callable) -> Iterator[None]:
         see(layer, ops.convert_to_numpy(inputs))
         return call(*args, **kwargs)
 
-    vars(layer)["call"] = shown  # past Keras' tracking of attributes
+    with replaced_call(layer, shown):
+        yield
+
+
+@contextlib.contextmanager
+def replaced_call(layer: Any, function: Callable) -> Iterator[None]:
+    """Let a layer call a function of the same arguments in place of its ``call``, while the context lasts."""
+    own = vars(layer).get("call")
+    vars(layer)["call"] = functools.wraps(layer.call)(function)  # past Keras' tracking of attributes
     try:
         yield
     finally:

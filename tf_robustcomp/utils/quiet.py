@@ -1,8 +1,9 @@
-"""Import Keras without the start-up notices of its backend."""
+"""Keep what the backend prints in C++ off the terminal."""
 
 import contextlib
 import os
 import sys
+from collections.abc import Iterator
 
 
 def import_keras() -> None:
@@ -14,7 +15,7 @@ def import_keras() -> None:
     if "keras" in sys.modules:
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with _no_standard_error():
+    with no_standard_error():
         import keras
 
         if keras.backend.backend() == "tensorflow":
@@ -22,8 +23,11 @@ def import_keras() -> None:
 
 
 @contextlib.contextmanager
-def _no_standard_error():
-    """Send file descriptor 2 nowhere: the first notices come from C++, before any setting of the log is read."""
+def no_standard_error() -> Iterator[None]:
+    """Send file descriptor 2 nowhere, while the context lasts.
+
+    The first notices come from C++, before any setting of the log is read; converters heed no setting at all.
+    """
     try:
         terminal = os.dup(2)
     except OSError:  # closed already
