@@ -251,8 +251,6 @@ def prune(
     if method.needs_data:
         data = layer_inputs.check_data(model, data)
         layers = layers_in_order(model, data, kernels)
-        holders = {id(layer): layer for layer in (keras_private.holder(k.variable)[0] for k in kernels)}
-        layers = layer_inputs.in_order(model, data, list(holders.values()))
     elif method.needs_targets:
         batches = _batches(layer_inputs.check_pairs(model, data), batch_size)
     before = [read(kernel.variable) for kernel in kernels]
