@@ -249,7 +249,7 @@ def test_shrunk_then_quantised_is_a_model_like_any(tmp_path):
     np.testing.assert_array_equal(outputs(rc.load_sparse(tmp_path / "m.rcsm"), TOKENS), outputs(small, TOKENS))
 
 
-# Of docs/pruning.md: mode -> whether it is written as ONNX, as LiteRT.
+# Of docs/smaller.md: mode -> whether it is written as ONNX, as LiteRT.
 EXPORTS = {
     "int8": (True, False),
     "int8 weights": (True, True),
@@ -322,7 +322,7 @@ def test_exports_are_as_the_documentation_says(mode, tmp_path, rng, capfd):
 @pytest.mark.tensorflow_only
 @pytest.mark.filterwarnings("ignore")
 def test_the_example_of_the_documentation_runs_and_prints_what_is_printed_there(tmp_path, monkeypatch):
-    text = (Path(__file__).parents[2] / "docs" / "pruning.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "smaller.md").read_text()
     section = text[text.index("## Prune, fine-tune, quantise, write a file") :]
     program, printed = re.findall(r"```(?:python|text)\n(.*?)```", section, re.DOTALL)[:2]
     monkeypatch.chdir(tmp_path)

@@ -887,7 +887,8 @@ def test_b4_the_average_of_a_weight_that_comes_back_begins_with_its_dense_value(
 def test_e8_every_public_name_is_documented():
     import tf_robustcomp.pruning as pruning
 
-    text = (pathlib.Path(__file__).parents[2] / "docs" / "pruning.md").read_text()
+    docs = pathlib.Path(__file__).parents[2] / "docs"
+    text = "".join((docs / f"{name}.md").read_text() for name in ("pruning", "recipes", "smaller", "extending"))
     names = [*pruning.__all__, "resnet_v2", "random_labels", "load_model", "Error", "InvalidArgument", "DataError"]
     assert all(hasattr(rc, name) for name in names)
     assert [name for name in names if f"rc.{name}" not in text] == []
