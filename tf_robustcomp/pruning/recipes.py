@@ -138,7 +138,7 @@ def iterative_pruning(
         include, distribution, pattern: see `prune`.
         folder: where each finished round is kept; a second call goes on after the last one.  None keeps nothing.
         seed: of every round, from which ``keras.utils.set_random_seed`` is set; with one, and data that come in the
-            same order, a call that goes on ends in the same bits as one that was never stopped.  None sets none.
+            same order, a call that goes on ends on TensorFlow in the same bits as one never stopped.  None sets none.
         **fit: further arguments of ``fit``, such as ``batch_size``, ``validation_data`` and ``callbacks``.
 
     Returns:
