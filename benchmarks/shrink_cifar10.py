@@ -2,8 +2,10 @@
 
     python -m benchmarks.shrink_cifar10 DATA OUT
 
+Then the trained network is pruned at once, without training, by three methods.
+
 DATA holds the records of ``tools/download_and_convert_cifar10.py``.  OUT gets the models of each stage, ``stages.json``
-and the report of both models; a stage that is there is not made again, and a training that was cut off goes on.
+and the reports of both models; a stage that is there is not made again, and a training that was cut off goes on.
 """
 
 import json
@@ -17,6 +19,7 @@ import tensorflow as tf
 
 import tf_robustcomp as rc
 from tf_robustcomp.data.tfrecord import read_records
+from tf_robustcomp.utils import table
 
 BATCH = 128
 EPOCHS = {"base": 14, "pruned": 4, "fine-tuned": 6}
@@ -57,6 +60,24 @@ def pruning(optimizer, steps):
     return rc.MagnitudePruning(optimizer, schedule, pattern=rc.Channels(coupled=True), distribution="global")
 
 
+def at_once(base, x, x_test, y_test):
+    """Rows of accuracy after pruning without training: by method and sparsity, as it is and with moments recalibrated."""
+    rows, weights = [], base.get_weights()
+    calibration = x[np.random.default_rng(0).choice(len(x), 256, replace=False)] / np.float32(255)
+    for method in ("magnitude", "wanda", "sparsegpt"):
+        for sparsity in (0.5, 0.6, 0.7, 0.8):
+            base.set_weights(weights)
+            rc.prune(base, sparsity, method, None if method == "magnitude" else calibration)
+            row = {"method": method, "sparsity": sparsity}
+            for name in ("test_accuracy", "recalibrated_test_accuracy"):
+                row[name] = base.evaluate(x_test, y_test, batch_size=500, verbose=0, return_dict=True)["accuracy"]
+                rc.recalibrate(base, calibration)
+            print(row, flush=True)
+            rows.append(row)
+    base.set_weights(weights)
+    return rows
+
+
 def main():
     data, out = map(Path, sys.argv[1:])
     out.mkdir(parents=True, exist_ok=True)
@@ -81,6 +102,8 @@ def main():
 
     base = trained("base", lambda steps: compiled(rc.resnet_v2(20, bn_momentum=0.9), "base", steps))
     noted("base", base)
+    if not (out / "at_once.csv").exists():
+        table.write_csv(out / "at_once.csv", at_once(base, x, x_test, y_test))
 
     def prunable(steps):
         return compiled(rc.load_model(out / "base.keras"), "pruned", steps, lambda one: pruning(one, steps))
