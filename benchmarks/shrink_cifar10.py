@@ -61,7 +61,7 @@ def pruning(optimizer, steps):
 
 
 def at_once(base, x, x_test, y_test):
-    """Rows of accuracy after pruning without training: by method and sparsity, as it is and with moments recalibrated."""
+    """Rows of accuracy after pruning without training, by method and sparsity, as it is and recalibrated."""
     rows, weights = [], base.get_weights()
     calibration = x[np.random.default_rng(0).choice(len(x), 256, replace=False)] / np.float32(255)
     for method in ("magnitude", "wanda", "sparsegpt"):
