@@ -176,3 +176,32 @@ def test_the_direction_of_a_metric_is_that_of_its_kind():
     )
     known = {name: keras_private.metric_direction(model, name) for name in values if not name.endswith("loss")}
     assert known == {"a_accuracy": "up", "a_own_score": None, "b_mae": "down"}
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_calls_come_in_the_order_in_which_they_are_needed(sequential):
+    first, second = keras.layers.Dense(2, name="first"), keras.layers.Dense(3, name="second")
+    if sequential:
+        model = keras.Sequential([keras.Input((4,)), first, second])
+    else:
+        x = keras.Input((4,))
+        y = first(x)
+        model = keras.Model(x, [second(y) * 2.0, y])
+    calls = keras_private.graph_nodes(model)
+    known = {id(tensor) for tensor in model.inputs}
+    for call in calls:
+        assert {id(tensor) for tensor in call.input_tensors} <= known
+        known |= {id(tensor) for tensor in call.outputs}
+    assert {id(tensor) for tensor in model.outputs} <= known
+    assert [call.operation for call in calls if call.operation in (first, second)] == [first, second]
+    assert len(calls) == (3 if sequential else 4)  # the input, the layers, and the product
+
+
+def test_models_with_variables_are_all_built_models_that_hold_them():
+    x = keras.Input((4,))
+    y = keras.layers.Dense(2)(x)
+    part = keras.Model(x, y)
+    whole = keras.Model(x, keras.layers.Dense(1)(y))
+    found = keras_private.models_with(part.trainable_variables)
+    assert {id(part), id(whole)} == {id(model) for model in found}
+    assert [id(whole)] == [id(model) for model in keras_private.models_with(whole.trainable_variables)]
