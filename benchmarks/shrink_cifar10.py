@@ -57,7 +57,7 @@ def compiled(model, stage, steps, wrap=lambda optimizer: optimizer):
 def pruning(optimizer, steps):
     """Magnitude pruning of coupled channels, over the first half of the steps."""
     schedule = rc.PolynomialDecay(0.0, SHARE, 0, steps // 2, frequency=50)
-    return rc.MagnitudePruning(optimizer, schedule, pattern=rc.Channels(coupled=True), distribution="global")
+    return rc.MagnitudePruning(optimizer, schedule, pattern=rc.Channels(coupled=True))
 
 
 def at_once(base, x, x_test, y_test):
