@@ -1,6 +1,7 @@
 """Speed, as ratios measured side by side in one run: `make bench`.
 
-Prints one table and writes benchmarks/results.json with the machine and the versions.
+Prints one table and writes benchmarks/results.json with the machine and the versions.  Names run some alone, without
+writing: ``python -m benchmarks shrink``, which takes long and is not among the others.
 """
 
 import importlib
@@ -19,7 +20,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 PACKAGES = ("keras", "tensorflow", "torch", "jax", "tensorflow-model-optimization", "tf_keras", "scipy", "ray")
 MODULES = (
     *("pruning_step", "wasserstein_step", "rotation_search", "convolutions", "evaluation", "codec", "input_pipeline"),
-    *("start", "growth", "scaling", "model_size", "shrink", "gpu"),
+    *("start", "growth", "scaling", "model_size", "gpu"),
 )
 
 
