@@ -222,10 +222,10 @@ KINDS = (
 
 
 def random_graph(draw):
-    """A random model of 4 to 12 layers; kernels have random columns of zeros, biases and moments random zeros."""
+    """A random model of 3 to 8 layers; kernels have random columns of zeros, biases and moments random zeros."""
     x = keras.Input((6, 6, draw.choice([2, 4])))
     found, inputs = [x], x
-    for _ in range(draw.randint(4, 12)):
+    for _ in range(draw.randint(3, 8)):
         x = found[draw.randint(max(0, len(found) - 3), len(found) - 1)]
         channels, bias = x.shape[-1], draw.random() < 0.5
         like = [y for y in found if y.shape == x.shape]

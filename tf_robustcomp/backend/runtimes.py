@@ -1,6 +1,7 @@
 """What runs a model: Keras itself, LiteRT and ONNX Runtime, each as a function of one batch."""
 
 import importlib.util
+import logging
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -44,9 +45,15 @@ def missing(packages: tuple[str, ...]) -> tuple[str, ...]:
 def export(model: Any, runtime: Runtime, path: str | Path, batch: Any) -> None:
     """Write a model in the format of a runtime, for inputs of exactly a batch's shapes."""
     signature = keras.tree.map_structure(lambda x: keras.InputSpec(shape=x.shape, dtype=x.dtype.name), batch)
+    logger = logging.getLogger("tensorflow")
+    level = logger.level
     with quiet.no_standard_error(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the converters, about themselves
-        model.export(path, format=runtime.format, verbose=False, input_signature=[signature])
+        logger.setLevel(logging.ERROR)  # which in notebooks writes to standard output
+        try:
+            model.export(path, format=runtime.format, verbose=False, input_signature=[signature])
+        finally:
+            logger.setLevel(level)
 
 
 def keras_function(model: Any, batch: Any) -> Callable[[], list]:
