@@ -83,7 +83,7 @@ class _Smaller:
         """Give a copy the weights that are left."""
         shift = self._shift(layer)
         for old, new, cut in self._pairs(layer, copy):
-            new.assign(cut(ops.convert_to_numpy(old)))
+            new.assign(cut(_copied(old)))
         if shift is not None:
             copy.bias.assign(copy.bias + shift.astype(copy.bias.dtype))
 
@@ -172,5 +172,10 @@ def _carry_slots(old, new, pairs):
         for variable, slot in zip(keras_private.trained_variables(old), values, strict=True):
             other, cut = cuts.get(id(variable), (None, None))
             if slot is not None and id(other) in places and slots[name][places[id(other)]] is not None:
-                slots[name][places[id(other)]].assign(cut(ops.convert_to_numpy(slot)))
-    new.iterations.assign(old.iterations)
+                slots[name][places[id(other)]].assign(cut(_copied(slot)))
+    new.iterations.assign(_copied(old.iterations))
+
+
+def _copied(variable):
+    """The values of a variable in memory of their own: JAX gives away the buffers of a model that it trains."""
+    return np.array(ops.convert_to_numpy(variable))
