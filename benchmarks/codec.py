@@ -1,4 +1,4 @@
-"""What entropy coding and container cost beside the networks, and how many symbols the coder handles."""
+"""Cost of entropy coding and container beside the networks, and how many symbols the coder handles."""
 
 import time
 

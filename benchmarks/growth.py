@@ -61,7 +61,7 @@ def timed(case, size):
 
 
 def found(scale, word):
-    """What `timed` gives for the cases with a word in their name, at each size: dict of case -> list."""
+    """Results of `timed` for the cases with a word in their name, at each size: dict of case -> list."""
     import tf_robustcomp.backend  # noqa: F401  (TensorFlow, once for all processes, before it has threads)
 
     limits = growth_cases.LIMITS

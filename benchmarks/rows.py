@@ -2,7 +2,7 @@
 
 
 def row(what, value, unit="", goal=""):
-    """What was measured, as the table and ``results.json`` have it.
+    """One measured value, as the table and ``results.json`` have it.
 
     Args:
         what: in words.

@@ -1,4 +1,4 @@
-"""What `rc.shrink` brings: time to shrink, multiply-accumulates, latency, exactness; beside Torch-Pruning.
+"""Measure `rc.shrink`: time to shrink, multiply-accumulates, latency, exactness; beside Torch-Pruning.
 
     python -m benchmarks shrink
     python -m benchmarks.shrink 5  # rounds

@@ -101,7 +101,7 @@ def metric_direction(model: keras.Model, name: str) -> str | None:
 def forget_evaluation(model: keras.Model) -> None:
     """Let a model forget the state of an ``evaluate`` that was interrupted, which its next callback would bring back.
 
-    Under JAX ``evaluate`` takes the values out of all variables, so all of them must then be assigned anew.
+    Under JAX ``evaluate`` takes the values out of all variables, so all of them must then be assigned again.
     """
     if BACKEND == "jax":
         model._jax_state_synced = True

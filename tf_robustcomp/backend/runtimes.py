@@ -1,4 +1,4 @@
-"""What runs a model: Keras itself, LiteRT and ONNX Runtime, each as a function of one batch."""
+"""Runtimes of a model: Keras itself, LiteRT and ONNX Runtime, each as a function of one batch."""
 
 import importlib.util
 import logging

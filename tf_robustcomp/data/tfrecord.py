@@ -30,7 +30,7 @@ FEATURES = {
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What a record file holds: its number of records, and its size in bytes."""
+    """Contents of a record file: its number of records, and its size in bytes."""
 
     records: int
     bytes: int

@@ -39,14 +39,14 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What it needs of config.json."""
+    """The part of config.json that the summary reads."""
 
     settings: Settings
 
 
 @dataclasses.dataclass(frozen=True)
 class Accuracy:
-    """What it needs of the figures against one kind of labels."""
+    """The figures against one kind of labels that the summary reads."""
 
     accuracy: float
     top5_recall: float
@@ -54,7 +54,7 @@ class Accuracy:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What it needs of eval_<split>.json."""
+    """The part of eval_<split>.json that the summary reads."""
 
     random_labels: Accuracy
     true_labels: Accuracy

@@ -1,5 +1,6 @@
 """Network half: pruning any Keras 3 model, as an optimizer."""
 
+from tf_robustcomp.pruning import channel_rules  # noqa: F401 (which registers the rules of Keras' layers)
 from tf_robustcomp.pruning.at_initialization import SNIP, GraSP, SynFlow
 from tf_robustcomp.pruning.callbacks import DynamicNetworkSurgery, PruningMonitor
 from tf_robustcomp.pruning.channels import LayerCall, Space, channel_rule

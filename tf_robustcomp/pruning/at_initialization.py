@@ -52,6 +52,27 @@ class LossMethod(OneShotMethod):
 
         return [part(keras.tree.map_structure(ops.convert_to_tensor, batch)) for batch in batches]
 
+    def scorer(self, model: Any, variables: list, batches: list) -> Callable[[], list]:
+        """Return a function that gives the `sensitivities` at the present weights."""
+        parts = self.batch_losses(model, variables, batches)
+
+        def scores():
+            values = _values(variables)
+            slopes = _total(gradients.value_and_gradients(part, values)[1] for part in parts)
+            return self.sensitivities(parts, values, slopes)
+
+        return scores
+
+    def sensitivities(self, parts: list, values: list, slopes: list) -> list:
+        """Return the scores of all kernels, arrays; the lowest are cut.
+
+        Args:
+            parts: loss of each batch, a function of the kernels' values.
+            values: of the kernels.
+            slopes: gradient of the loss at these values.
+        """
+        raise NotImplementedError
+
     def _loss(self, model):
         """Function of inputs, targets and outputs."""
         if self.loss is None:
@@ -79,16 +100,9 @@ class SNIP(LossMethod):
         >>> rc.prune(model, 0.9, "snip", (images[:256], labels[:256]), distribution="global", batch_size=256)
     """
 
-    def scorer(self, model: Any, variables: list, batches: list) -> Callable[[], list]:
-        """Return a function that gives ``|g w|``."""
-        parts = self.batch_losses(model, variables, batches)
-
-        def scores():
-            values = _values(variables)
-            slopes = _total(gradients.value_and_gradients(part, values)[1] for part in parts)
-            return [abs(_array(slope) * _array(w)) for slope, w in zip(slopes, values, strict=True)]
-
-        return scores
+    def sensitivities(self, parts: list, values: list, slopes: list) -> list:
+        """Return ``|g w|``."""
+        return [abs(_array(slope) * _array(w)) for slope, w in zip(slopes, values, strict=True)]
 
 
 @register("one-shot method", "grasp")
@@ -106,17 +120,10 @@ class GraSP(LossMethod):
         >>> rc.prune(model, 0.9, "grasp", (images[:256], labels[:256]), distribution="global", batch_size=256)
     """
 
-    def scorer(self, model: Any, variables: list, batches: list) -> Callable[[], list]:
-        """Return a function that gives ``w (H g)``."""
-        parts = self.batch_losses(model, variables, batches)
-
-        def scores():
-            values = _values(variables)
-            slopes = _total(gradients.value_and_gradients(part, values)[1] for part in parts)
-            products = _total(gradients.hessian_products(part, values, slopes) for part in parts)
-            return [_array(product) * _array(w) for product, w in zip(products, values, strict=True)]
-
-        return scores
+    def sensitivities(self, parts: list, values: list, slopes: list) -> list:
+        """Return ``w (H g)``."""
+        products = _total(gradients.hessian_products(part, values, slopes) for part in parts)
+        return [_array(product) * _array(w) for product, w in zip(products, values, strict=True)]
 
 
 @register("one-shot method", "synflow")

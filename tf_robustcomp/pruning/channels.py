@@ -7,6 +7,7 @@ a function, its channel rule (`channel_rules`).
 """
 
 import collections
+import functools
 import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -77,7 +78,7 @@ class Sum(NamedTuple):
 
 
 class Followed(NamedTuple):
-    """What a channel rule said of a layer.
+    """Statements of a channel rule about a layer.
 
     Attributes:
         slices: attribute of the layer -> what the last axes of this variable lie along, None: of nothing.
@@ -350,8 +351,7 @@ def check_graph(model: Any) -> None:
     """Raise InvalidArgument unless a model is a built functional or Sequential one, not quantised."""
     if not isinstance(model, keras.Model):
         raise InvalidArgument(f"model must be a Keras model. Received: {type(model).__name__}")
-    functional = type(keras.Model(x := keras.Input((1,)), x))
-    if not isinstance(model, functional | keras.Sequential):
+    if not isinstance(model, _functional() | keras.Sequential):
         raise InvalidArgument(
             f"model must be functional or Sequential, for a subclassed one has no graph of layers. Received: "
             f"{model.name}, {type(model).__name__}"
@@ -361,6 +361,12 @@ def check_graph(model: Any) -> None:
     for layer in keras_private.all_layers(model):
         if getattr(layer, "quantization_mode", None):
             raise InvalidArgument(f"model must not be quantised yet. Received: {layer.path}, {layer.quantization_mode}")
+
+
+@functools.cache
+def _functional():
+    """The class of functional models, which has no public name."""
+    return type(keras.Model(x := keras.Input((1,)), x))
 
 
 def attribute_of(layer: Any, attribute: str) -> Any:

@@ -30,7 +30,7 @@ class PrunedVariable(NamedTuple):
 
 
 class ChannelBlock(NamedTuple):
-    """What the optimizer keeps for a block of coupled channels.
+    """The optimizer's state for a block of coupled channels.
 
     Attributes:
         mask: bool (units,), True where the group of channels is in use.

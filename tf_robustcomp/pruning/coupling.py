@@ -9,7 +9,6 @@ import numpy as np
 from keras import ops
 
 from tf_robustcomp.backend import keras_private
-from tf_robustcomp.pruning import channel_rules  # noqa: F401 (which registers them)
 from tf_robustcomp.pruning.channels import ChannelGraph, attribute_of
 from tf_robustcomp.pruning.patterns import Channels, ChannelUnits
 from tf_robustcomp.pruning.roles import is_kernel

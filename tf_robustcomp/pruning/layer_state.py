@@ -1,4 +1,4 @@
-"""What layers keep outside of their variables: vocabularies, moments, tables, as Keras' own files hold it.
+"""State that layers keep outside of their variables: vocabularies, moments, tables, as in Keras' own files.
 
 A layer with such a state has methods of its own for saving and loading.  Its state here is what these write, as plain
 values, with the number of a variable in place of what that variable holds; loading hands it to the same methods, so

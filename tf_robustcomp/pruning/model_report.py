@@ -15,7 +15,6 @@ import numpy as np
 from keras import ops
 
 from tf_robustcomp.backend import runtimes
-from tf_robustcomp.pruning import channel_rules  # noqa: F401 (which registers them)
 from tf_robustcomp.pruning.channels import ChannelGraph
 from tf_robustcomp.pruning.layer_inputs import check_built, check_data
 from tf_robustcomp.pruning.macs import count_macs

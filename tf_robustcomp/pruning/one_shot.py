@@ -1,4 +1,4 @@
-"""Prune a model at once, without training: by magnitude, Wanda, SparseGPT or a method of one's own; recalibrate it."""
+"""Prune a model at once, without training: by magnitude, Wanda, SparseGPT or your own method; recalibrate it."""
 
 import dataclasses
 import math
@@ -239,7 +239,7 @@ def prune(
         raise InvalidArgument("distribution must be uniform, erk or a mapping with pattern NM. Received: global scores")
     if getattr(as_optimizer(getattr(model, "optimizer", None)), "built", False):
         raise InvalidArgument(
-            "model must not be trained by a pruning optimizer. Received: one that is; compile it anew"
+            "model must not be trained by a pruning optimizer. Received: one that is; compile it again"
         )
     variables = chosen_variables(model, include)
     coupling = Coupling(model, variables, pattern) if getattr(pattern, "coupled", False) else None

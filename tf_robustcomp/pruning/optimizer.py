@@ -189,7 +189,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         self.distribution.check([variable.path for variable in chosen])
 
     def _planned(self, chosen):
-        """What follows from schedule, distribution and pattern for the variables to prune, which are checked."""
+        """Ratios, patterns and traces for the variables to prune, which are checked."""
         if self._coupling is not None:
             blocks, unit = self._coupling.blocks, self._coupling.unit_pattern
             shapes = [block.shape for block in blocks]

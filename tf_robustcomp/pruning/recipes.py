@@ -31,7 +31,7 @@ from tf_robustcomp.utils.errors import DataError, InvalidArgument, RunError
 
 LOCK, CONFIG, REWIND = ".lock", "config.json", "rewind.npz"
 REWINDS = ("weights", "learning_rate", None)
-NEVER = 2**31 - 1  # a step that no training reaches: masks are never computed anew
+NEVER = 2**31 - 1  # a step that no training reaches: masks are never computed again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +128,7 @@ def iterative_pruning(
     Epochs are numbered on from the one to which a round rewinds, so that callbacks that set the learning rate see it.
 
     Args:
-        model: built and compiled, its optimizer one of Keras, which begins anew.
+        model: built and compiled, its optimizer one of Keras, which begins from its initial state.
         data: (inputs, targets), or a dataset, as ``fit`` takes them.
         sparsity: in [0, 1), after the last round.  For p at each round: ``1 - (1 - p)**rounds``.
         rounds: int >= 1, number of rounds that prune.
@@ -212,7 +212,7 @@ class _Recipe:
 
     @property
     def description(self):
-        """What must be the same where a call goes on, as JSON."""
+        """Settings that must be the same where a call goes on, as JSON."""
         cut = {name: value if isinstance(value, str | None) else repr(value) for name, value in self.cut.items()}
         if callable(self.cut["include"]):
             cut["include"] = getattr(self.cut["include"], "__qualname__", "a function")

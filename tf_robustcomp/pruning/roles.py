@@ -1,4 +1,4 @@
-"""What a variable is in its layer: a kernel or not, and which of its axes are inputs and outputs."""
+"""Role of a variable in its layer: a kernel or not, and which of its axes are inputs and outputs."""
 
 import re
 from typing import Any

@@ -148,7 +148,7 @@ def _check_paths(variables):
 
 @dataclasses.dataclass(frozen=True)
 class _Examples:
-    """What the model is evaluated on: arguments of ``model.evaluate``, number of examples, digest."""
+    """Data for the evaluation: arguments of ``model.evaluate``, number of examples, digest."""
 
     arguments: dict[str, Any]
     count: int
@@ -201,7 +201,7 @@ def _add(digest, arrays):
 
 
 def _key(model, examples, method, pattern, calibration, batch_size):
-    """What the points depend on, each as a digest."""
+    """Digests of all that the points depend on."""
     weights = hashlib.sha256()
     for variable in model.weights:
         weights.update(variable.path.encode())

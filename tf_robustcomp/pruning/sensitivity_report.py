@@ -18,7 +18,7 @@ NAMED = 16  # lines of a figure that a legend can name
 
 @dataclasses.dataclass(frozen=True)
 class SensitivityRow:
-    """What the model measures with one kernel pruned.
+    """Metrics of the model with one kernel pruned.
 
     Attributes:
         path: of the kernel.

@@ -8,7 +8,6 @@ import numpy as np
 from keras import ops
 
 from tf_robustcomp.backend import keras_private
-from tf_robustcomp.pruning import channel_rules  # noqa: F401 (which registers them)
 from tf_robustcomp.pruning.channels import ChannelGraph, attribute_of
 from tf_robustcomp.pruning.inner import innermost
 from tf_robustcomp.pruning.optimizer import as_optimizer
@@ -127,7 +126,7 @@ class _Smaller:
         return copy
 
     def _shift(self, layer):
-        """What the constants that go add to the outputs that stay; None where that is nothing."""
+        """Sum that the constants that go add to the outputs that stay; None where it is zero."""
         followed = self.graph.followed.get(id(layer))
         for source, target, kernel, uses, folds in followed.sums if followed is not None else ():
             gone = ~self.kept(source)

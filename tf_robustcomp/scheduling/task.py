@@ -15,7 +15,7 @@ from tf_robustcomp.utils.settings import as_word, spelled
 
 @dataclasses.dataclass(frozen=True)
 class TaskRecord:
-    """What a worker writes when its task has ended well: the task's key, and the seconds that it took on a machine."""
+    """Record of a task that has ended well: the task's key, and the seconds that it took on a machine."""
 
     key: str
     seconds: float = 0.0

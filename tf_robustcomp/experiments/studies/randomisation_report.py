@@ -49,7 +49,7 @@ def text(folder: Path, records: Sequence[Record], heading: str) -> str:
 
 
 def _compared(records):
-    """What a column above and one of the published table have in common."""
+    """Columns that the table above and the published one have in common."""
     quantile = (
         "The published threshold is a quantile of all magnitudes, which prunes less than its target: at a target of "
         "0.9 it ends between 0.86 and 0.89, by the network."
