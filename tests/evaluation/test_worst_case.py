@@ -1,5 +1,3 @@
-import dataclasses
-
 import keras
 import numpy as np
 import pytest
@@ -9,7 +7,8 @@ import tf_robustcomp as rc
 from tests.evaluation.toys import CENTRE, gaussian_images, shrinking
 from tf_robustcomp.evaluation import gradient_free, worst_case
 from tf_robustcomp.evaluation.models import StageJob
-from tf_robustcomp.evaluation.worst_case import concave_envelope, worst_case_curve
+from tf_robustcomp.evaluation.points import AttackedPoints, concave_envelope
+from tf_robustcomp.evaluation.worst_case import worst_case_curve
 
 FACTOR, K = 0.4, 0.36  # k = (1 - 0.4)^2
 GAMMAS = [8.0, 4.0, 2.0, 1.0, 0.6]
@@ -71,14 +70,15 @@ def test_distortion_and_radius_do_not_fall_as_gamma_falls(method, toy_curve, mod
 
 
 def test_an_image_takes_the_best_point_found_at_any_price():
-    one = worst_case._Attack(np.array([4.0, 1.0]), np.array([9.0, 2.0]), np.array([1.0, 1.0]), 1, 0.0, 0.0)
-    two = dataclasses.replace(one, radius=np.array([1.0, 2.0]), distortion=np.array([5.0, 6.0]))
+    points = AttackedPoints.clean(np.array([1.0, 1.0]))
+    points = points.with_point([4.0, 1.0], [9.0, 2.0]).with_point([1.0, 2.0], [5.0, 6.0])
+    climbs = [worst_case._Climb(gamma, 1, 0.0, 0.0) for gamma in (2.0, 1.0)]
     job = StageJob(None, 1, {"model": "m", "stage": 1, "stages": 1}, None)
-    rows = list(worst_case._points(job, [2.0, 1.0], [one, two], "converged"))
+    rows = list(worst_case._rows(job, points, climbs, "converged"))
     # Price 2: image one has 1 (clean), 9 - 8, 5 - 2 -> 3; image two 1, 2 - 2, 6 - 4 -> 2.
     # Price 1: image one has 1, 9 - 4, 5 - 1 -> 5 by the first of equals; image two 1, 1, 4 -> 4.
     assert [(row.rho, row.distortion) for row in rows] == [(0, 1), (1.5, 5.5), (3, 7.5)]
-    rows = list(worst_case._points(job, [2.0, 1.0], [one, two], "paper"))
+    rows = list(worst_case._rows(job, points, climbs, "paper"))
     assert [(row.rho, row.distortion) for row in rows] == [(0, 1), (2.5, 5.5), (1.5, 5.5)]
 
 

@@ -1,25 +1,23 @@
 """Images to bytes and back, for every compressor: symbols, entropy model, container."""
 
 import dataclasses
-import hashlib
-import json
 import math
 import warnings
 import zlib
 from typing import Any
 
 import numpy as np
-from keras import ops
-from tqdm import tqdm
 
 from tf_robustcomp.coding import container, lossless, tables
 from tf_robustcomp.coding.container import ENTROPY, FIXED, KINDS, LAYOUT, LOSSLESS, Part
+from tf_robustcomp.compression.encoders import Encoder, NetworkEncoder
+from tf_robustcomp.compression.fingerprint import digest_of_weights, fingerprint
 from tf_robustcomp.compression.guarantee import choose
+from tf_robustcomp.compression.symbols import batches, decode_all
 from tf_robustcomp.utils.checks import check_choice, check_images
 from tf_robustcomp.utils.errors import BitstreamError, InvalidArgument
 
 MODES = ("entropy", "fixed")
-BATCH = 250
 STORED = 0  # the kind of an image that is stored losslessly; other kinds are stages
 
 
@@ -49,43 +47,6 @@ class Cost:
         return {name: getattr(self, name) / max(self.images, 1) for name in names}
 
 
-def fingerprint(model: Any) -> bytes:
-    """Return 16 bytes that tell models apart: a hash of architecture, weights and entropy tables, not of names."""
-    unrelated = ("name", "dtype", "trainable", "fused")  # dtype stands below, by its name
-    config = {key: value for key, value in model.get_config().items() if key not in unrelated}
-    config |= {"class": type(model).__name__, "dtype": model.dtype_policy.name}
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    _add_weights(digest, model)
-    if model.entropy_model is not None:
-        for array in model.entropy_model.to_arrays().values():
-            digest.update(array.tobytes())
-    return digest.digest()[:16]
-
-
-def digest_of_weights(model: Any) -> bytes:
-    """Return 16 bytes that change with any of a model's weights."""
-    digest = hashlib.sha256()
-    _add_weights(digest, model)
-    return digest.digest()[:16]
-
-
-def _add_weights(digest, model):
-    for variable in model.weights:
-        digest.update(np.ascontiguousarray(ops.convert_to_numpy(variable.value)).tobytes())
-
-
-def encode_all(model: Any, images: np.ndarray, stage: int | None = None, progress: bool = False) -> np.ndarray:
-    """Return the symbols (n, d) of any number of images, batch by batch."""
-    parts = [ops.convert_to_numpy(model.encode(part, stage)) for part in _batches(images, progress, "encoding")]
-    return np.concatenate(parts).astype(np.int32)
-
-
-def decode_all(model: Any, symbols: np.ndarray, stage: int | None = None, progress: bool = False) -> np.ndarray:
-    """Return the images of any number of symbols, batch by batch."""
-    parts = [ops.convert_to_numpy(model.decode(part, stage)) for part in _batches(symbols, progress, "decoding")]
-    return np.concatenate(parts)
-
-
 def compress(
     model: Any,
     images: np.ndarray,
@@ -94,6 +55,7 @@ def compress(
     layout: bytes = b"",
     eight_bits: bool = False,
     progress: bool = False,
+    encoder: Encoder | None = None,
 ) -> tuple[bytes, Cost]:
     """Return the stream of images, and its cost; see `CompressionModel.compress`.
 
@@ -105,6 +67,7 @@ def compress(
         layout: bytes that the stream carries along, for `read_layout`.
         eight_bits: whether ``max_distortion`` is kept by decoded images when these are rounded to 8 bits.
         progress: whether to show a progress bar.
+        encoder: that finds the codes, or None.
 
     Returns:
         ``(bytes, Cost)``
@@ -122,10 +85,10 @@ def compress(
         )
     images = check_images(images, model.image_shape)
     if max_distortion is None:
-        symbols = encode_all(model, images, progress=progress)
+        symbols = (encoder or NetworkEncoder()).encode_stages(model, images, progress)
         kinds = np.full(len(images), model.stages, np.uint8)
     else:
-        symbols, kinds = _chosen(model, images, max_distortion, eight_bits, progress)
+        symbols, kinds = _chosen(model, images, max_distortion, encoder, eight_bits, progress)
     stage_parts, ideal = _stage_parts(model, symbols, kinds, mode)
     parts = _kind_parts(model, images, kinds) + stage_parts
     payload = sum(8 * len(part.data) for part in parts)
@@ -262,19 +225,13 @@ def _read_symbols(model, data, header, kinds, last):
     return np.zeros((len(kinds), model.latent_dim), np.int32) if symbols is None else symbols
 
 
-def _chosen(model, images, max_distortion, eight_bits, progress):
+def _chosen(model, images, max_distortion, encoder, eight_bits, progress):
     """Symbols and kinds that keep the promise, a batch of images at a time."""
 
     def decode(model, symbols, stage):
         decoded = decode_all(model, symbols, stage)
         return np.round(decoded * 255) / 255 if eight_bits else decoded
 
-    parts = [choose(model, part, max_distortion, encode_all, decode) for part in _batches(images, progress, "encoding")]
+    parts = [choose(model, part, max_distortion, encoder, decode) for part in batches(images, progress, "encoding")]
     symbols, kinds = zip(*parts, strict=True)
     return np.concatenate(symbols), np.concatenate(kinds)
-
-
-def _batches(values, progress=False, what=None):
-    starts = range(0, len(values), BATCH)
-    bar = tqdm(starts, desc=what, unit="batch", leave=False, disable=None if progress else True)
-    return (values[first : first + BATCH] for first in bar)

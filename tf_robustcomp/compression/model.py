@@ -11,7 +11,10 @@ from keras import ops
 
 from tf_robustcomp.coding.entropy_model import EntropyModel
 from tf_robustcomp.compression import bitstream, networks
+from tf_robustcomp.compression.encoders import Encoder
+from tf_robustcomp.compression.fingerprint import digest_of_weights
 from tf_robustcomp.compression.quantizer import ScalarQuantizer
+from tf_robustcomp.compression.symbols import encode_all
 from tf_robustcomp.compression.training import MinMaxTraining
 from tf_robustcomp.data.distortion import distortion
 from tf_robustcomp.utils.checks import check_at_least, check_images
@@ -138,12 +141,18 @@ class CompressionModel(MinMaxTraining):
 
     def fit_entropy_model(self, images: Any) -> "CompressionModel":
         """Fit the integer tables of ``compress`` to training images (n, h, w, c); they are saved with the model."""
-        symbols = bitstream.encode_all(self, check_images(images, self.image_shape))
+        symbols = encode_all(self, check_images(images, self.image_shape))
         self.entropy_model = EntropyModel.fit(symbols, self.levels)
-        self.entropy_weights = bitstream.digest_of_weights(self)
+        self.entropy_weights = digest_of_weights(self)
         return self
 
-    def compress(self, images: Any, mode: str = "entropy", max_distortion: float | None = None) -> bytes:
+    def compress(
+        self,
+        images: Any,
+        mode: str = "entropy",
+        max_distortion: float | None = None,
+        encoder: Encoder | None = None,
+    ) -> bytes:
         """Return the stream of images (n, h, w, c) in [0, 1].
 
         Args:
@@ -151,8 +160,11 @@ class CompressionModel(MinMaxTraining):
             mode: "entropy", which needs ``fit_entropy_model``, or "fixed", n d log2 L bits of payload and a few more.
                 A stage whose entropy code would be longer is coded as in fixed mode.
             max_distortion: float > 0 or None: no image may be further from its decoded form than this sum of squared
-                errors.  Where the network's code is, the encoder searches a better one (the decoder stays the same),
-                then takes the next stage, and in the end stores the image losslessly.
+                errors.  Where the network's code is, the encoder looks for a nearer one, then takes the next stage,
+                and in the end the image is stored losslessly.
+            encoder: that finds the codes (`NetworkEncoder`, `SearchEncoder`, `ListEncoder`, `BestOf`); the stream and
+                its decoder stay the same.  Default: the network's code, and under ``max_distortion`` steps on single
+                symbols.
 
         Returns:
             bytes; those of a structured model decode to stage 1 when cut after it.
@@ -163,7 +175,7 @@ class CompressionModel(MinMaxTraining):
         Warns:
             UserWarning: the weights have changed since ``fit_entropy_model``, so that streams are longer than need be.
         """
-        return bitstream.compress(self, images, mode, max_distortion)[0]
+        return bitstream.compress(self, images, mode, max_distortion, encoder=encoder)[0]
 
     def decompress(self, data: bytes, stage: int | None = None) -> np.ndarray:
         """Return the float32 images (n, h, w, c) in [0, 1] of a stream, equal to ``model(images)``.

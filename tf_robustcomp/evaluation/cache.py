@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tf_robustcomp.compression.bitstream import fingerprint
+from tf_robustcomp.compression.fingerprint import fingerprint
 from tf_robustcomp.evaluation.results import Results
 from tf_robustcomp.utils import documents, files
 from tf_robustcomp.utils.errors import DataError, Error

@@ -97,7 +97,7 @@ def rates_of_formats(images: np.ndarray) -> Rates:
     return Rates(tuple(rows))
 
 
-def rates_of_model(label: str, model: Any, images: np.ndarray, progress: bool = False) -> Rates:
+def rates_of_model(label: str, model: Any, images: np.ndarray, progress: bool = False, encoder: Any = None) -> Rates:
     """Return sizes and distortions of a compressor's files in both modes, and in entropy mode cut after each stage.
 
     Args:
@@ -105,13 +105,14 @@ def rates_of_model(label: str, model: Any, images: np.ndarray, progress: bool = 
         model: compressor with an entropy model.
         images: (n, h, w, c) in [0, 1].
         progress: whether to show progress bars.
+        encoder: that finds the codes, or None.
     """
     from tf_robustcomp.coding import container
     from tf_robustcomp.compression import bitstream
 
     rows = []
     for mode in bitstream.MODES:
-        data, _ = bitstream.compress(model, images, mode, progress=progress)
+        data, _ = bitstream.compress(model, images, mode, progress=progress, encoder=encoder)
         for stage in range(1, model.stages + 1):
             if mode == "fixed" and stage < model.stages:
                 continue
@@ -136,7 +137,7 @@ def shifts(images: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def cost_of_promise(
-    label: str, model: Any, images: np.ndarray, max_distortion: float, progress: bool = False
+    label: str, model: Any, images: np.ndarray, max_distortion: float, progress: bool = False, encoder: Any = None
 ) -> Promise:
     """Code shifted images so that none is further away than promised, and return the cost.
 
@@ -146,13 +147,16 @@ def cost_of_promise(
         images: (n, h, w, c) in [0, 1].
         max_distortion: sum of squared errors of an image.
         progress: whether to show progress bars.
+        encoder: that finds the codes, or None.
     """
     from tf_robustcomp.compression import bitstream
 
     rows = []
     for name, part in shifts(images).items():
         plain = bitstream.decompress(model, bitstream.compress(model, part)[0], 1)
-        data, cost = bitstream.compress(model, part, max_distortion=max_distortion, eight_bits=True, progress=progress)
+        data, cost = bitstream.compress(
+            model, part, max_distortion=max_distortion, eight_bits=True, progress=progress, encoder=encoder
+        )
         decoded = np.round(bitstream.decompress(model, data) * 255) / 255
         rows.append(
             PromiseRow(

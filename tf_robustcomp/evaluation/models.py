@@ -11,6 +11,7 @@ from keras import ops
 
 from tf_robustcomp.backend.gradients import compiled, read, value_and_input_gradient
 from tf_robustcomp.data.distortion import distortion, squared_error
+from tf_robustcomp.evaluation.encoded import EncodedModel
 from tf_robustcomp.utils.checks import check_images
 from tf_robustcomp.utils.errors import InvalidArgument
 from tf_robustcomp.utils.progress import bar as progress_bar
@@ -19,12 +20,13 @@ BATCH = 250
 FEW = 32  # images at which a model's gradient is looked at
 
 
-def labelled(models: Any) -> dict[str, Any]:
+def labelled(models: Any, encoder: Any = None) -> dict[str, Any]:
     """Return models by label.
 
     Args:
         models: a model, a sequence of models, or a mapping of label -> model.  A model is a compressor of this package
             or any function from images (n, h, w, c) to images, which has one stage.
+        encoder: encoder that finds the codes, or a mapping of label -> encoder; None is the network.
 
     Raises:
         InvalidArgument: there is none, or the models take images of different shapes.
@@ -40,7 +42,10 @@ def labelled(models: Any) -> dict[str, Any]:
     shapes = {label: model.image_shape for label, model in models.items() if hasattr(model, "image_shape")}
     if len(set(shapes.values())) > 1:
         raise InvalidArgument(f"models must take images of one shape. Received: {shapes}")
-    return dict(models)
+    if encoder is None:
+        return dict(models)
+    encoders = encoder if isinstance(encoder, Mapping) else dict.fromkeys(models, encoder)
+    return {label: EncodedModel(model, encoders[label]) for label, model in models.items()}
 
 
 def checked_images(models: Mapping[str, Any], images: Any, gradients: bool = False) -> np.ndarray:
@@ -194,7 +199,7 @@ def measurer(model: Any, stage: int, shift: Callable | None = None) -> Callable[
             shifted = shift(images, *shift_arguments) if shift else images
             return distortion(images, shifted), distortion(shifted, model(shifted, **arguments))
 
-    traced = compiled(run)
+    traced = run if isinstance(model, EncodedModel) else compiled(run)
 
     def measure(images, *shift_arguments):
         values = [read(variable) for variable in variables]

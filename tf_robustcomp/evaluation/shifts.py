@@ -69,7 +69,7 @@ class ShiftCurve(Results):
         axes.set(ylabel="distortion (sum of squared errors)", ylim=(0, None))
 
 
-def rotation_curve(models: Any, images: Any, angles: Any, progress: bool = False) -> ShiftCurve:
+def rotation_curve(models: Any, images: Any, angles: Any, progress: bool = False, encoder: Any = None) -> ShiftCurve:
     """Rotate the whole set by each angle, and measure the distortion.
 
     Args:
@@ -77,11 +77,14 @@ def rotation_curve(models: Any, images: Any, angles: Any, progress: bool = False
         images: (n, h, w, c) in [0, 1].
         angles: degrees, counter-clockwise; see `data.shifts.rotate`.
         progress: whether to show a progress bar.
+        encoder: that finds the codes, or a mapping of label -> encoder; None is the network.
     """
-    return _curve("angle", models, images, _strengths("angles", angles, signed=True), _rotated, progress)
+    return _curve("angle", models, images, _strengths("angles", angles, signed=True), _rotated, progress, encoder)
 
 
-def noise_curve(models: Any, images: Any, rhos: Any, seed: int = 0, progress: bool = False) -> ShiftCurve:
+def noise_curve(
+    models: Any, images: Any, rhos: Any, seed: int = 0, progress: bool = False, encoder: Any = None
+) -> ShiftCurve:
     """Add Gaussian noise of mean squared norm rho, clip to [0, 1], and measure the distortion.
 
     Args:
@@ -90,6 +93,7 @@ def noise_curve(models: Any, images: Any, rhos: Any, seed: int = 0, progress: bo
         rhos: mean squared norms >= 0 before clipping; the column ``rho`` has the norm after it.
         seed: int; every model gets the same noise.
         progress: whether to show a progress bar.
+        encoder: that finds the codes, or a mapping of label -> encoder; None is the network.
     """
 
     def noisy(part, rho, number):
@@ -97,7 +101,7 @@ def noise_curve(models: Any, images: Any, rhos: Any, seed: int = 0, progress: bo
         noise = keras.random.normal(ops.shape(part), seed=step_seed("noise curve", seed, number))
         return ops.clip(part + deviation * noise, 0.0, 1.0)
 
-    return _curve("noise", models, images, _strengths("rhos", rhos), noisy, progress)
+    return _curve("noise", models, images, _strengths("rhos", rhos), noisy, progress, encoder)
 
 
 def lp_curve(
@@ -147,9 +151,9 @@ def _strengths(name, values, signed=False):
     return strengths
 
 
-def _curve(kind, models, images, strengths, shift, progress):
+def _curve(kind, models, images, strengths, shift, progress, encoder):
     """Rows for every model, stage and strength; ``shift(part, strength, number of the part)`` returns the images."""
-    models = subjects.labelled(models)
+    models = subjects.labelled(models, encoder)
     images = subjects.checked_images(models, images)
     parts, rows = subjects.batches(images), []
     for job in subjects.each_stage(models, len(strengths), progress, kind):

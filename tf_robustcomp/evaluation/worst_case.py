@@ -1,7 +1,7 @@
 """Worst case over a Wasserstein ball against its radius: attacked points, and the concave envelope above them."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,9 @@ from keras import ops
 from tf_robustcomp.adversaries import WassersteinBall
 from tf_robustcomp.evaluation import figures
 from tf_robustcomp.evaluation import models as subjects
+from tf_robustcomp.evaluation.encoder_attack import EncoderAttack
 from tf_robustcomp.evaluation.gradient_free import search_gain
+from tf_robustcomp.evaluation.points import AttackedPoints, concave_envelope
 from tf_robustcomp.evaluation.results import Results, Row
 from tf_robustcomp.utils.checks import check_at_least, check_choice, check_rising_or_falling
 from tf_robustcomp.utils.errors import InvalidArgument
@@ -23,7 +25,8 @@ class WorstCasePoint(Row):
     """A point (rho, D) of a worst-case curve: means over images, with standard errors.
 
     Attributes:
-        attack: "converged", "paper" or "none"; the last is the clean set, with gamma = inf and rho = 0.
+        attack: "converged", "paper", "encoder" where it went through an encoder, or "none": the clean set, with
+            gamma = inf and rho = 0.
         gamma: price of squared distance.
         rho: mean squared 2-norm of the perturbation.
         distortion: D, mean distortion of the attacked images.
@@ -57,15 +60,28 @@ class WorstCaseCurve(Results):
     and need not use all of its budget.  So the upper concave envelope of a model's points and (0, clean) is the best
     lower bound that these points prove; read values at a given rho from it (``at``).  Points of two
     models at one gamma have different rho and do not compare.
+
+    Attributes:
+        rows: of `WorstCasePoint`.
+        points: label of a line -> the points of every image, where they were just measured.
     """
 
     row_type = WorstCasePoint
+    points: Mapping[str, AttackedPoints] = dataclasses.field(default_factory=dict)
+
+    def __add__(self, other):
+        """Return the rows and points of both."""
+        joined = super().__add__(other)
+        return joined if joined is NotImplemented else type(self)(joined.rows, {**self.points, **other.points})
 
     def envelope(self, label: str) -> tuple[np.ndarray, np.ndarray]:
         """Return the vertices of a line's concave envelope: arrays ``(rho, distortion)``, rho rising.
 
-        Beyond its last vertex the envelope is constant.
+        Where the points of every image are known, it is that of their worst mixture, at least as high.  Beyond its last
+        vertex the envelope is constant.
         """
+        if label in self.points:
+            return self.points[label].curve()
         rows = self.line(label)
         return concave_envelope([row.rho for row in rows], [row.distortion for row in rows])
 
@@ -107,6 +123,7 @@ def worst_case_curve(
     check: int = 32,
     seed: int = 0,
     progress: bool = False,
+    encoder: Any = None,
 ) -> WorstCaseCurve:
     """Attack a set of images at several gammas: mean distortion against mean squared distance.
 
@@ -128,6 +145,8 @@ def worst_case_curve(
         check: int >= 0, images for which a search without gradients looks for worse points; 0 leaves it out.
         seed: int, of the restarts' noise and of that search.
         progress: whether to show a progress bar.
+        encoder: that finds the codes, or a mapping of label -> encoder; None is the network.  The attack then goes
+            through the encoder: `EncoderAttack` begins at what the attack on the network found.
 
     Returns:
         lines for every stage of structured models.
@@ -135,45 +154,24 @@ def worst_case_curve(
     Raises:
         InvalidArgument: an argument breaks its rule.
     """
+    coded = subjects.labelled(models, encoder) if encoder is not None else {}
     models = subjects.labelled(models)
     images = subjects.checked_images(models, images, gradients=True)
     gammas = check_rising_or_falling("gammas", [float(gamma) for gamma in np.atleast_1d(gammas)])
     check_choice("attack", attack, ATTACKS)
     check = min(check_at_least("check", check, 0), len(images))
-    points: list[WorstCasePoint] = []
+    curve = WorstCaseCurve(())
     units = len(gammas) * len(subjects.batches(images))
     for job in subjects.each_stage(models, units, progress, "worst case"):
-        attacks = []
-        adversary = _adversary(gammas[0], attack, steps, restarts, precision, seed)
-        for gamma in gammas:
-            adversary.gamma = gamma
-            attacks.append(_attack(job, images, adversary, check, seed))
-        points += _points(job, gammas, attacks, attack)
-    return WorstCaseCurve(tuple(points))
-
-
-def concave_envelope(x: Sequence[float], y: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the least concave nondecreasing function above points, from the leftmost on.
-
-    Args:
-        x, y: sequences of numbers; constant to the right of the greatest y.
-
-    Returns:
-        arrays ``(x, y)`` of its vertices, x rising.
-    """
-    vertices: list[tuple[float, float]] = []
-    for point in sorted(zip(map(float, x), map(float, y), strict=True), key=lambda p: (p[0], -p[1])):
-        if vertices and point[1] <= vertices[-1][1]:
-            continue  # further away and no worse
-        while len(vertices) >= 2 and _below(vertices[-2], vertices[-1], point):
-            vertices.pop()
-        vertices.append(point)
-    return np.array([p[0] for p in vertices]), np.array([p[1] for p in vertices])
-
-
-def _below(left, middle, right):
-    """True if the middle point is on or below the chord."""
-    return (middle[1] - left[1]) * (right[0] - left[0]) <= (right[1] - left[1]) * (middle[0] - left[0])
+        attacker: Any = _NetworkAttacker(
+            job, images, _adversary(gammas[0], attack, steps, restarts, precision, seed), check
+        )
+        if coded:
+            attacker = _EncoderAttacker(attacker, coded[job.row["model"]].encoder)
+        climbs = [attacker.climb(gamma) for gamma in gammas]
+        rows = tuple(_rows(job, attacker.points, climbs, "encoder" if coded else attack))
+        curve += WorstCaseCurve(rows, {} if attack == "paper" else {rows[0].line: attacker.points})
+    return curve
 
 
 def _adversary(gamma, attack, steps, restarts, precision, seed):
@@ -185,67 +183,101 @@ def _adversary(gamma, attack, steps, restarts, precision, seed):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Attack:
-    """The attack at one gamma: arrays (n,) over images, and its cost."""
+class _Climb:
+    """What an attack at one price cost and says of itself."""
 
-    radius: np.ndarray
-    distortion: np.ndarray
-    clean_distortion: np.ndarray
+    gamma: float
     evaluations: int
     gain: float
     gradient_free_gain: float
 
 
-def _attack(job, images, adversary, check, seed):
-    arguments = subjects.call_arguments(job.model, job.stage)
-    results: list[dict] = []
-    sample: list[np.ndarray] = []
-    for part in subjects.batches(images):
-        result = adversary.attack(job.model, part, **arguments)
-        sample += list(ops.convert_to_numpy(result.x)[: max(0, check - len(sample))])
-        results.append({name: ops.convert_to_numpy(value) for name, value in result._asdict().items() if name != "x"})
-        job.bar.update()
+class _NetworkAttacker:
+    """Attacks the network by an adversary, at one price after the other, and keeps all points."""
 
-    def joined(name):
-        return np.concatenate([result[name] for result in results]).astype("float64")
+    def __init__(self, job, images, adversary, check):
+        self.job, self.images, self.adversary, self.check = job, images, adversary, check
+        self.attacked: np.ndarray | None = None
+        self.points: AttackedPoints | None = None
 
-    subjects.check_defined(job.row["model"], np.concatenate([result["defined"] for result in results]))
-    gradient_free_gain = float("nan")
-    if check:
-        gradient_free_gain = search_gain(
-            job.model, job.stage, images[:check], np.stack(sample), adversary.gamma, seed=seed
+    def climb(self, gamma: float) -> _Climb:
+        """Attack at a price; ``attacked`` are then the attacked images."""
+        self.adversary.gamma = gamma
+        arguments = subjects.call_arguments(self.job.model, self.job.stage)
+        results = []
+        for part in subjects.batches(self.images):
+            result = self.adversary.attack(self.job.model, part, **arguments)
+            results.append({name: ops.convert_to_numpy(value) for name, value in result._asdict().items()})
+            self.job.bar.update()
+
+        def joined(name):
+            return np.concatenate([result[name] for result in results])
+
+        subjects.check_defined(self.job.row["model"], joined("defined"))
+        self.attacked = joined("x")
+        if self.points is None:
+            self.points = AttackedPoints.clean(joined("clean_distortion"))
+        self.points = self.points.with_point(joined("radius"), joined("distortion"))
+        gradient_free_gain = float("nan")
+        if self.check:
+            gradient_free_gain = search_gain(
+                self.job.model,
+                self.job.stage,
+                self.images[: self.check],
+                self.attacked[: self.check],
+                gamma,
+                seed=self.adversary.seed,
+            )
+        sizes = [len(result["radius"]) for result in results]
+        return _Climb(
+            gamma=gamma,
+            evaluations=int(max(result["evaluations"] for result in results)),
+            gain=float(np.average([result["gain"] for result in results], weights=sizes)),
+            gradient_free_gain=gradient_free_gain,
         )
-    return _Attack(
-        radius=joined("radius"),
-        distortion=joined("distortion"),
-        clean_distortion=joined("clean_distortion"),
-        evaluations=int(max(result["evaluations"] for result in results)),
-        gain=float(np.average([r["gain"] for r in results], weights=[len(r["radius"]) for r in results])),
-        gradient_free_gain=gradient_free_gain,
-    )
 
 
-def _points(job, gammas, attacks, attack):
-    """The clean point, then one for each gamma."""
-    clean = attacks[0].clean_distortion
-    radii = np.stack([np.zeros_like(clean), *(one.radius for one in attacks)])
-    reached = np.stack([clean, *(one.distortion for one in attacks)])
-    nothing = _Attack(radii[0], clean, clean, evaluations=0, gain=0.0, gradient_free_gain=float("nan"))
-    for number, (gamma, one) in enumerate(zip([float("inf"), *gammas], [nothing, *attacks], strict=True)):
-        best = np.full(len(clean), number)
-        if number and attack != "paper":
-            best = np.argmax(reached - gamma * radii, axis=0)
-        rho, distortion = (np.take_along_axis(values, best[None], axis=0)[0] for values in (radii, reached))
+class _EncoderAttacker:
+    """Attacks the encoder, from the images that an attack on the network found."""
+
+    def __init__(self, network, encoder):
+        job = network.job
+        self.network = network
+        self.attack = EncoderAttack(job.model, encoder, network.images, job.stage)
+
+    @property
+    def points(self) -> AttackedPoints:
+        """The points through the encoder."""
+        return self.attack.points
+
+    def climb(self, gamma: float) -> _Climb:
+        """Attack the network at a price, code what was found, and go on from there."""
+        found = self.network.climb(gamma)
+        self.attack.evaluate(self.network.attacked)
+        before = self.points.radius.shape[1]
+        self.attack.climb(gamma)
+        evaluations = found.evaluations + 1 + self.points.radius.shape[1] - before
+        return _Climb(gamma, evaluations, gain=float("nan"), gradient_free_gain=float("nan"))
+
+
+def _rows(job, points, climbs, attack):
+    """The clean point, then one for each price."""
+    nothing = _Climb(float("inf"), evaluations=0, gain=0.0, gradient_free_gain=float("nan"))
+    for number, climb in enumerate([nothing, *climbs]):
+        if number and attack != "paper":  # an image's point at one price competes at all others
+            rho, distortion = points.best(climb.gamma)
+        else:
+            rho, distortion = points.radius[:, number], points.distortion[:, number]
         yield WorstCasePoint(
             **job.row,
             attack=attack if number else "none",
-            gamma=gamma,
+            gamma=climb.gamma,
             rho=float(rho.mean()),
             rho_error=subjects.standard_error(rho),
             distortion=float(distortion.mean()),
             distortion_error=subjects.standard_error(distortion),
-            images=len(clean),
-            evaluations=one.evaluations,
-            gain=float("nan") if attack == "paper" and number else one.gain,
-            gradient_free_gain=one.gradient_free_gain,
+            images=len(distortion),
+            evaluations=climb.evaluations,
+            gain=float("nan") if attack == "paper" and number else climb.gain,
+            gradient_free_gain=climb.gradient_free_gain,
         )
