@@ -1,6 +1,7 @@
 """Write images to a compressed file and read them back, with a trained compressor.
 
     python -m tf_robustcomp.codec fit --model=RUN --data=mnist        once: the probabilities of its symbols
+    python -m tf_robustcomp.codec fit-list --model=RUN --data=mnist   once: a list of codes, for --encoder=list
     python -m tf_robustcomp.codec encode --model=RUN --out=FILE INPUT...
     python -m tf_robustcomp.codec decode --model=RUN --out=FOLDER FILE
     python -m tf_robustcomp.codec info FILE
@@ -8,6 +9,9 @@
 An INPUT is a picture (.png, .jpg, .webp, .tif, .bmp), a folder of them, a .npy or .npz file, or mnist or digits (their
 test images).  Larger pictures are cut into tiles of the model's size; a grey model codes channels one by one.  RUN is a
 run directory, or a .keras file.  A training fits the probabilities itself when it ends.
+
+--encoder=search looks for nearer codes than the network's, --encoder=list scans the list of fit-list, and
+--encoder=list,search does both.  The file and its decoder do not depend on it.
 """
 
 import functools
@@ -22,7 +26,7 @@ Settings = CodecSettings
 
 
 def command(parsed: flags.Parsed) -> None:
-    """Fit, encode, decode or describe."""
+    """Fit, encode, decode or describe, as the first word says."""
     action, words = parsed.settings.checked_words(parsed.words)
     if action != "info":
         model_path(parsed.settings.model)  # before the import, which takes longer
@@ -31,6 +35,8 @@ def command(parsed: flags.Parsed) -> None:
     codec = startup.load("experiments.codec")
     if action == "fit":
         codec.fit(parsed.settings)
+    elif action == "fit-list":
+        codec.fit_list(parsed.settings)
     elif action == "encode":
         codec.encode(parsed.settings, words)
     elif action == "decode":

@@ -12,7 +12,7 @@ import functools
 import sys
 
 from tf_robustcomp.cli import flags
-from tf_robustcomp.cli.settings import EvaluationSettings
+from tf_robustcomp.cli.settings import CodedEvaluationSettings
 from tf_robustcomp.experiments import comparison
 from tf_robustcomp.utils.settings import field
 
@@ -21,7 +21,7 @@ SUFFIXES = (".csv", ".png", ".pdf", "-promise.csv")
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(EvaluationSettings):
+class Settings(CodedEvaluationSettings):
     """Flags of this command."""
 
     max_distortion: float | None = field(None, "also code shifted images under this promise", above=0)

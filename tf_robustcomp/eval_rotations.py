@@ -11,7 +11,7 @@ import functools
 import sys
 
 from tf_robustcomp.cli import flags
-from tf_robustcomp.cli.settings import EvaluationSettings
+from tf_robustcomp.cli.settings import CodedEvaluationSettings
 from tf_robustcomp.experiments import comparison
 from tf_robustcomp.utils.settings import field
 
@@ -20,7 +20,7 @@ SUFFIXES = (".json", ".csv", ".png", ".pdf")
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(EvaluationSettings):
+class Settings(CodedEvaluationSettings):
     """Flags of this command."""
 
     angle_step: float = field(5.0, "degrees between angles, from -180 to 180", minimum=0.1, maximum=180)

@@ -11,7 +11,7 @@ import functools
 import sys
 
 from tf_robustcomp.cli import flags
-from tf_robustcomp.cli.settings import EvaluationSettings
+from tf_robustcomp.cli.settings import CodedEvaluationSettings
 from tf_robustcomp.experiments import comparison
 from tf_robustcomp.utils.checks import check_rising_or_falling
 from tf_robustcomp.utils.settings import field
@@ -21,7 +21,7 @@ SUFFIXES = (".json", ".csv", ".png", ".pdf", "-rates.csv", "-rates.png", "-rates
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(EvaluationSettings):
+class Settings(CodedEvaluationSettings):
     """Flags of this command."""
 
     gammas: tuple[float, ...] = field((8.0, 4.0, 3.0, 2.0, 1.5, 1.3, 1.15, 1.0), "prices of squared distance")

@@ -302,3 +302,48 @@ def test_formats_are_compared_on_the_same_images(trained, tmp_path, capsys):
     assert all(row.stored <= row.without for row in promise.rows)
     assert compare_codecs.main([*words, "--max-distortion=nan"]) == 2
     assert "--max-distortion must be > 0" in capsys.readouterr().err
+
+
+# Encoders.
+
+
+def test_a_search_and_a_list_write_nearer_codes_into_the_same_kind_of_file(trained, inputs, tmp_path, capsys):
+    model = f"--model={trained / 'plain'}"
+    listed = trained / "plain" / "model.codes.npz"
+    assert run("encode", model, "--encoder=list", f"--out={tmp_path / 'a'}", inputs / "grey.png") == 2
+    assert "no such file; make a list with `codec fit-list`" in capsys.readouterr().err
+    assert run("fit-list", model, "--data=digits") == 0
+    assert listed.is_file() and f"{listed}: " in capsys.readouterr().out
+    squares = {}
+    for name, encoder in {"network": (), "search": ("--encoder=search",), "both": ("--encoder=list,search",)}.items():
+        assert run("encode", model, *encoder, f"--out={tmp_path / name}", inputs / "grey.png") == 0
+        assert run("decode", model, f"--out={tmp_path / 'out' / name}", tmp_path / name) == 0
+        paths = (inputs / "grey.png", tmp_path / "out" / name / "grey.png")
+        original, decoded = (np.asarray(Image.open(path), float) for path in paths)
+        squares[name] = np.sum((original - decoded) ** 2)
+    assert max(squares["both"], squares["search"]) < squares["network"]
+    capsys.readouterr()
+    assert run("encode", f"--model={trained / 'staged'}", "--encoder=guess", f"--out={tmp_path / 'b'}", "x.png") == 2
+    assert "--encoder must be 'list' or 'network' or 'search' or 'transformed'" in capsys.readouterr().err
+
+
+def test_the_list_of_another_model_is_refused(trained, inputs, tmp_path, capsys):
+    other = tmp_path / "other.keras"
+    other.write_bytes((trained / "staged" / "model.keras").read_bytes())
+    (tmp_path / "other.codes.npz").write_bytes(b"PK junk")
+    words = ("encode", f"--model={other}", "--encoder=list", f"--out={tmp_path / 'c'}", inputs / "grey.png")
+    assert run(*words) == 2
+    assert "other.codes.npz: is no list of codes" in capsys.readouterr().err
+    rc.ListEncoder(np.zeros((3, 5), int), b"2" * 16).save(tmp_path / "other.codes.npz")
+    assert run(*words) == 2
+    assert "the list is of another model" in capsys.readouterr().err
+
+
+def test_evaluations_take_an_encoder(trained, tmp_path):
+    output = tmp_path / "compared"
+    words = [f"--models={trained / 'plain'}", "--data=digits", "--images=30", "--encoder=search", "--encoder-budget=20"]
+    assert compare_codecs.main([*words, f"--output={output}"]) == 0
+    assert compare_codecs.main([*words[:-2], f"--output={tmp_path / 'network'}"]) == 0
+    tables = (formats.Rates.from_csv(f"{path}.csv") for path in (output, tmp_path / "network"))
+    found, network = (next(row for row in table.line("plain") if row.variant == "fixed") for table in tables)
+    assert found.distortion < network.distortion and found.bytes == network.bytes

@@ -9,6 +9,7 @@ from tf_robustcomp.cli import outputs
 from tf_robustcomp.coding import container
 from tf_robustcomp.data import pictures
 from tf_robustcomp.utils import registry
+from tf_robustcomp.utils.checks import check_choice
 from tf_robustcomp.utils.drawing import MARK
 from tf_robustcomp.utils.errors import InvalidArgument
 from tf_robustcomp.utils.settings import field, spelled
@@ -164,6 +165,21 @@ class CompressorSettings(ExtensionSettings, DeviceSettings):
 
 
 @dataclasses.dataclass(frozen=True)
+class EncoderSettings:
+    """Flags of every command that codes images."""
+
+    encoder: tuple[str, ...] = field(
+        (), "how codes are found: network, search, list, transformed, or several of them, separated by commas"
+    )
+    encoder_budget: int | None = field(None, "decoder evaluations of each image that a search takes at most", minimum=1)
+
+    def check_encoder(self) -> None:
+        """Refuse encoders that there are not."""
+        for name in self.encoder:
+            check_choice("--encoder", name, tuple(registry.variants("encoder")))
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluationSettings:
     """Flags of every command that evaluates trained compressors together."""
 
@@ -194,6 +210,16 @@ class EvaluationSettings:
 
     def _names(self):
         return self.labels or [Path(path).resolve().name for path in self.models]
+
+
+@dataclasses.dataclass(frozen=True)
+class CodedEvaluationSettings(EncoderSettings, EvaluationSettings):
+    """Flags of every command that evaluates trained compressors with an encoder of choice."""
+
+    def check(self) -> None:
+        """Refuse models, labels and encoders that do not fit together."""
+        super().check()
+        self.check_encoder()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -306,7 +332,7 @@ def pruned_directory(proportion_random: float, target_sparsity: float) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class CodecSettings:
+class CodecSettings(EncoderSettings):
     """Flags of the command codec."""
 
     model: str = field("", "run directory of a trained compressor, or its .keras file", path=True)
@@ -320,19 +346,21 @@ class CodecSettings:
     stage: int = field(0, "decode: how much of the code to use (0 = all)", minimum=0)
     similarity: bool = field(True, "encode: measure MS-SSIM too; --nosimilarity is faster for many sizes of pictures")
     quality_report: str = field("", "encode: also write this .csv, and a .png of pictures before and after")
-    data: str = field("mnist", f"fit: training images: {IMAGES}", path=True)
+    data: str = field("mnist", f"fit, fit-list: training images: {IMAGES}", path=True)
 
     def checked_words(self, words: Sequence[str]) -> tuple[str, Sequence[str]]:
         """Return ``(action, further words)``, checked with the flags that the action needs."""
         action, *others = words or ("",)
-        if action not in ("fit", "encode", "decode", "info"):
+        if action not in ("fit", "fit-list", "encode", "decode", "info"):
             raise InvalidArgument(
-                f"the first word must be one of fit, encode, decode, info. Received: {action or 'none'} (see --help)"
+                "the first word must be one of fit, fit-list, encode, decode, info. Received: "
+                f"{action or 'none'} (see --help)"
             )
-        needed = {"fit": ("model",), "encode": ("out", "model"), "decode": ("out", "model"), "info": ()}[action]
+        self.check_encoder()
+        needed = {"encode": ("out", "model"), "decode": ("out", "model"), "info": ()}.get(action, ("model",))
         missing = [name for name in needed if not getattr(self, name)]
-        if action == "fit" and others:
-            raise InvalidArgument(f"fit takes no further words. Received: {' '.join(others)} (see --help)")
+        if action in ("fit", "fit-list") and others:
+            raise InvalidArgument(f"{action} takes no further words. Received: {' '.join(others)} (see --help)")
         if missing:
             raise InvalidArgument(f"{spelled(missing[0])} must be given. Received: none (see --help)")
         if action == "encode" and not others:

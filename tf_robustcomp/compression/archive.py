@@ -15,6 +15,7 @@ import numpy as np
 
 from tf_robustcomp.coding import container
 from tf_robustcomp.compression import bitstream
+from tf_robustcomp.compression.encoders import Encoder
 from tf_robustcomp.data import pictures
 from tf_robustcomp.data.images import resized
 from tf_robustcomp.data.pictures import MAX_CHANNELS, MODES, Pictures
@@ -33,6 +34,7 @@ def encode_files(
     max_distortion: float | None = None,
     resize: bool = False,
     progress: bool = False,
+    encoder: Encoder | None = None,
 ) -> tuple[list[Pictures], list[Pictures], bitstream.Cost]:
     """Write pictures into one compressed file.
 
@@ -44,6 +46,7 @@ def encode_files(
         max_distortion: sum of squared errors of a tile, on [0, 1], that is never exceeded, or None.
         resize: whether pictures are first resized to the model's size, as in training.
         progress: whether to show a progress bar.
+        encoder: that finds the codes, as in `CompressionModel.compress`.
 
     Returns:
         ``(pictures, the same as the file decodes, cost)``
@@ -70,6 +73,7 @@ def encode_files(
         layout=layout.encode(),
         eight_bits=True,
         progress=progress,
+        encoder=encoder,
     )
     decoded = _decoded(model, data, None, progress)
     with files.replacing(out) as temporary:

@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 
 from tf_robustcomp.compression import archive
+from tf_robustcomp.compression.encoders import ListEncoder
+from tf_robustcomp.compression.encoders.code_list import CODES, list_path
 from tf_robustcomp.data import pictures
 from tf_robustcomp.data.unlabelled import images_of
 from tf_robustcomp.evaluation import quality
 from tf_robustcomp.experiments.compressor import ENTROPY_IMAGES
+from tf_robustcomp.experiments.encoders import chosen
 from tf_robustcomp.runs.directory import LOCK
 from tf_robustcomp.runs.models import load_trained, model_files, model_path
 from tf_robustcomp.utils import files
@@ -32,6 +35,17 @@ def fit(settings: Any) -> None:
     print(f"{path}: fitted to {len(images)} images of {settings.data}")
 
 
+def fit_list(settings: Any) -> None:
+    """Write the list of codes of a trained run's training images, beside the model."""
+    model = loaded(settings.model)
+    path = list_path(model_path(settings.model))
+    files.check_outputs([(path, CODES)], model_files(settings.model), settings.force)
+    images = images_of(settings.data, "train", model.image_shape[:2])
+    encoder = ListEncoder.fit(model, images, chosen(settings, model, model_path(settings.model)), progress=True)
+    encoder.save(path)
+    print(f"{path}: {len(encoder.codes)} different codes of {len(images)} images of {settings.data}")
+
+
 def encode(settings: Any, sources: Sequence[str]) -> None:
     """Encode pictures into one file, and print its size and quality."""
     model = loaded(settings.model)
@@ -41,7 +55,14 @@ def encode(settings: Any, sources: Sequence[str]) -> None:
             f"--model={settings.model}`, or give --mode=fixed"
         )
     items, decoded, cost = archive.encode_files(
-        model, sources, settings.out, settings.mode, settings.max_distortion, settings.resize, progress=True
+        model,
+        sources,
+        settings.out,
+        settings.mode,
+        settings.max_distortion,
+        settings.resize,
+        progress=True,
+        encoder=chosen(settings, model, model_path(settings.model)),
     )
     _warn(items, model.image_shape, settings.resize)
     measured = quality.measure(items, decoded, settings.similarity)
@@ -108,7 +129,7 @@ def _print_cost(out, items, cost, measured):
     similarity = f", MS-SSIM {np.nanmean(alike):.4f}" if np.isfinite(alike).any() else ""
     stages = ", ".join(f"stage {stage}: {count}" for stage, count in enumerate(cost.stages, 1))
     print(
-        f"{out}: {cost.file_bits // 8} bytes for {number} pictures, {cost.file_bits / pixels:.4f} bits per pixel\n"
+        f"{out}: {cost.file_bits // 8} bytes for {number} picture{'s' * (number != 1)}, {cost.file_bits / pixels:.4f} bits per pixel\n"
         f"bits per picture: ideal {cost.ideal_bits / number:.3f}, payload {cost.payload_bits / number:.3f}, "
         f"file {cost.file_bits / number:.3f}\n"
         f"distortion {np.mean(np.concatenate([one.distortion for one in measured])):.3f}, "

@@ -12,16 +12,23 @@ from tf_robustcomp.data.unlabelled import images_of
 from tf_robustcomp.evaluation import formats
 from tf_robustcomp.evaluation.cache import cached
 from tf_robustcomp.evaluation.figures import write
-from tf_robustcomp.runs.models import load_trained
+from tf_robustcomp.experiments.encoders import chosen
+from tf_robustcomp.runs.models import load_trained, model_path
 from tf_robustcomp.utils.errors import InvalidArgument
 
 
 @dataclasses.dataclass(frozen=True)
 class Subjects:
-    """Models by label, and the images that they are evaluated on."""
+    """Models by label, the images that they are evaluated on, and by label the encoders, where flags name one."""
 
     models: dict[str, Any]
     images: np.ndarray
+    encoders: dict[str, Any] | None
+
+    @property
+    def coding(self) -> dict[str, str]:
+        """What the results depend on beside models and images: for `cached`."""
+        return {label: repr(encoder) for label, encoder in (self.encoders or {}).items()}
 
 
 def load(settings: Any) -> Subjects:
@@ -43,7 +50,11 @@ def load(settings: Any) -> Subjects:
     if len(set(shapes.values())) > 1:
         raise InvalidArgument(f"--models must take images of one shape. Received: {shapes}")
     size = next(iter(models.values())).image_shape[:2]
-    return Subjects(models, images_of(settings.data, "test", size, settings.images or None))
+    encoders = None
+    if getattr(settings, "encoder", ()):
+        paths = settings.labelled()
+        encoders = {label: chosen(settings, model, model_path(paths[label])) for label, model in models.items()}
+    return Subjects(models, images_of(settings.data, "test", size, settings.images or None), encoders)
 
 
 def worst_case(settings: Any) -> None:
@@ -58,9 +69,9 @@ def worst_case(settings: Any) -> None:
         "check": settings.check_images,
         "seed": settings.attack_seed,
     }
-    measure = functools.partial(evaluation.worst_case_curve, **attack, progress=True)
+    measure = functools.partial(evaluation.worst_case_curve, **attack, progress=True, encoder=subjects.encoders)
     path = _with_suffix(output, ".json")
-    curve = cached(path, subjects.models, subjects.images, attack, evaluation.WorstCaseCurve, measure)
+    curve = cached(path, subjects.models, subjects.images, attack | subjects.coding, evaluation.WorstCaseCurve, measure)
     write(curve, output, f"worst case, {settings.attack} attack: {_described(settings, subjects)}")
     rates = evaluation.rate_allocation(subjects.models, subjects.images, progress=True)
     staged = len(rates) > len(subjects.models)  # else a figure would have one point for each model
@@ -71,9 +82,10 @@ def rotations(settings: Any) -> None:
     """Write rotation curves, from the settings of eval_rotations."""
     subjects, output = load(settings), Path(settings.output)
     angles = [float(angle) for angle in np.arange(-180, 180 + 1e-9, settings.angle_step)]
-    measure = functools.partial(evaluation.rotation_curve, angles=angles, progress=True)
+    measure = functools.partial(evaluation.rotation_curve, angles=angles, progress=True, encoder=subjects.encoders)
     path = _with_suffix(output, ".json")
-    curve = cached(path, subjects.models, subjects.images, {"angles": angles}, evaluation.ShiftCurve, measure)
+    given = {"angles": angles} | subjects.coding
+    curve = cached(path, subjects.models, subjects.images, given, evaluation.ShiftCurve, measure)
     write(curve, output, f"rotated: {_described(settings, subjects)}")
 
 
@@ -81,16 +93,17 @@ def codecs(settings: Any) -> None:
     """Write sizes and distortions beside other formats, from the settings of compare_codecs."""
     subjects, output = load(settings), Path(settings.output)
     images = (np.round(subjects.images * 255) / 255).astype(np.float32)
-    results = formats.rates_of_formats(images)
+    results, encoders = formats.rates_of_formats(images), subjects.encoders or {}
     for label, model in subjects.models.items():
-        results += formats.rates_of_model(label, model, images, progress=True)
+        results += formats.rates_of_model(label, model, images, progress=True, encoder=encoders.get(label))
     write(results, output, _described(settings, subjects))
     bound = settings.max_distortion
     if bound is None:
         return
     promise = formats.Promise(())
     for label, model in subjects.models.items():
-        promise += formats.cost_of_promise(label, model, images[: settings.promise_images], bound, progress=True)
+        part = images[: settings.promise_images]
+        promise += formats.cost_of_promise(label, model, part, bound, progress=True, encoder=encoders.get(label))
     path = _with_suffix(output, "-promise.csv")
     promise.to_csv(path)
     print(f"{promise.table()}\n{path}")

@@ -1,4 +1,4 @@
-"""Find compressors, adversaries, augmentations, pruning rules and one-shot methods by the decorator on their class.
+"""Find compressors, encoders, adversaries, augmentations, pruning rules and one-shot methods by their decorator.
 
 The arguments of `register` are literals, so that names and flags are read from the source files: a command's ``--help``
 lists every variant without importing Keras.
@@ -22,6 +22,7 @@ FOLDERS = {  # kind of variant -> folder of the package that is searched
     "compressor": "compression",
     "adversary": "adversaries",
     "augmentation": "adversaries",
+    "encoder": "compression/encoders",
     "pruning rule": "pruning",
     "one-shot method": "pruning",
 }

@@ -177,9 +177,13 @@ class Encoder:
         symbols[worse] = network[worse]
         return symbols
 
-    def describe(self) -> dict[str, Any]:
-        """Return what the codes depend on beside the model, as plain values, for caches and tables."""
-        return {"encoder": repr(self)}
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {}
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())
+        return f"{type(self).__name__}({arguments})"
 
 
 def check_budget(budget: int | None) -> int | None:

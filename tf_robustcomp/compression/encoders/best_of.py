@@ -44,5 +44,6 @@ class BestOf(Encoder):
         for encoder in self.encoders:
             encoder.check(model)
 
-    def __repr__(self) -> str:
-        return f"BestOf([{', '.join(map(repr, self.encoders))}], budget={self.budget})"
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {"encoders": self.encoders, "budget": self.budget}

@@ -12,11 +12,19 @@ from tf_robustcomp.compression.fingerprint import fingerprint
 from tf_robustcomp.compression.symbols import decode_all
 from tf_robustcomp.utils import files
 from tf_robustcomp.utils.errors import DataError, InvalidArgument
+from tf_robustcomp.utils.registry import register
 
+CODES = b"codes.npy"  # stands near the end of every file of a list
 SCANNED = 250  # images against the whole list at once
 MARGIN = 4  # codes that are compared once more in float64: the scan rounds to float32
 
 
+def list_path(model_path: Path) -> Path:
+    """Return the path of the list beside a model's file: ``model.keras`` has ``model.codes.npz``."""
+    return model_path.with_suffix(".codes.npz")
+
+
+@register("encoder", "list")
 class ListEncoder(Encoder):
     """Takes the nearest of the network's code and of every code in a list.
 
@@ -62,6 +70,13 @@ class ListEncoder(Encoder):
 
         symbols = (encoder or NetworkEncoder())(model, images, progress=progress)
         return cls(np.unique(symbols, axis=0), fingerprint(model))
+
+    @classmethod
+    def from_settings(cls, settings: Any, model: Any, path: Path) -> Self:
+        """Return the list beside a model's file."""
+        encoder = cls.load(list_path(path))
+        encoder.check(model)
+        return encoder
 
     def save(self, path: str | Path) -> None:
         """Write the codes, and the fingerprint of their model, as an .npz file."""
@@ -152,6 +167,10 @@ class ListEncoder(Encoder):
             rows = images.reshape(len(images), -1)
             self._decoded = (key, rows, np.einsum("ij,ij->i", rows, rows))
         return self._decoded[1:]
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {"codes": self.codes, "model_fingerprint": self.model_fingerprint}
 
     def __repr__(self) -> str:
         digest = hashlib.sha256(self.codes.tobytes()).hexdigest()[:8]

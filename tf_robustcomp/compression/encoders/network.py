@@ -1,8 +1,10 @@
 """The code that the network gives."""
 
 from tf_robustcomp.compression.encoders.base import CodeSearch, Encoder
+from tf_robustcomp.utils.registry import register
 
 
+@register("encoder", "network")
 class NetworkEncoder(Encoder):
     """Takes the network's code as it is.
 
@@ -12,6 +14,3 @@ class NetworkEncoder(Encoder):
 
     def improve(self, search: CodeSearch) -> None:
         """Offer nothing."""
-
-    def __repr__(self) -> str:
-        return "NetworkEncoder()"

@@ -13,6 +13,7 @@ from tf_robustcomp.compression.encoders.code_list import ListEncoder
 from tf_robustcomp.data.distortion import distortion
 from tf_robustcomp.utils.checks import check_at_least
 from tf_robustcomp.utils.errors import InvalidArgument
+from tf_robustcomp.utils.registry import register
 
 STEP_SIZE = 0.1  # of Adam on the latents, which lie in [-1, 1]
 DECAYS = (0.9, 0.99)  # of Adam's two averages
@@ -20,6 +21,7 @@ SIMILAR = 4  # codes of the list that are offered
 GRADIENT_COST = 3  # decoder evaluations that one evaluation with its gradient counts as
 
 
+@register("encoder", "search", uses={"budget": "encoder_budget"})
 class SearchEncoder(Encoder):
     """Searches a code nearer to the image than the network's, by the decoder alone.
 
@@ -72,11 +74,9 @@ class SearchEncoder(Encoder):
             if not _sweep(search):
                 break
 
-    def __repr__(self) -> str:
-        return (
-            f"SearchEncoder(sweeps={self.sweeps}, gradient_steps={self.gradient_steps}, starts={self.starts}, "
-            f"budget={self.budget})"
-        )
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {name: getattr(self, name) for name in ("sweeps", "gradient_steps", "starts", "budget")}
 
 
 def _sweep(search):

@@ -1,17 +1,20 @@
 """Codes of transformed images."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from tf_robustcomp.compression.encoders.base import CodeSearch, Encoder, check_budget
 from tf_robustcomp.compression.symbols import encode_all
 from tf_robustcomp.utils.checks import check_at_least
+from tf_robustcomp.utils.registry import register
 
 CONTRASTS = (0.8, 1.25)
 DEVIATIONS = (0.02, 0.05, 0.1)
 
 
+@register("encoder", "transformed", uses={"budget": "encoder_budget"})
 class TransformedEncoder(Encoder):
     """Tries the network's codes of transformed images, too (two-way coding: Song, Choi, Han 2024, arXiv 2401.11902).
 
@@ -59,6 +62,7 @@ class TransformedEncoder(Encoder):
         shifts = [shift(places, axis) for axis in (1, 2) for places in (-1, 1)]
         return (*map(contrast, CONTRASTS), *shifts, *map(noise, DEVIATIONS))
 
-    def __repr__(self) -> str:
-        names = [getattr(one, "__name__", "function") for one in self.transformations] if self._given else "default"
-        return f"TransformedEncoder({names}, seed={self.seed}, budget={self.budget})"
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        given = self.transformations if self._given else None
+        return {"transformations": given, "seed": self.seed, "budget": self.budget}
