@@ -19,9 +19,11 @@ def encode_all(model: Any, images: np.ndarray, stage: int | None = None, progres
 
 def decode_all(model: Any, symbols: np.ndarray, stage: int | None = None, progress: bool = False) -> np.ndarray:
     """Return the images (n, h, w, c) of symbols (n, d)."""
-    return np.concatenate(
-        [ops.convert_to_numpy(model.decode(part, stage)) for part in batches(symbols, progress, "decoding")]
-    )
+    images, first = np.empty((len(symbols), *model.image_shape), np.float32), 0
+    for part in batches(symbols, progress, "decoding"):
+        images[first : first + len(part)] = ops.convert_to_numpy(model.decode(part, stage))
+        first += len(part)
+    return images
 
 
 def batches(values: Any, progress: bool = False, what: str = "") -> Iterator[Any]:

@@ -128,8 +128,9 @@ def _print_cost(out, items, cost, measured):
     alike = np.concatenate([one.ms_ssim for one in measured])
     similarity = f", MS-SSIM {np.nanmean(alike):.4f}" if np.isfinite(alike).any() else ""
     stages = ", ".join(f"stage {stage}: {count}" for stage, count in enumerate(cost.stages, 1))
+    counted = f"{number} picture" if number == 1 else f"{number} pictures"
     print(
-        f"{out}: {cost.file_bits // 8} bytes for {number} picture{'s' * (number != 1)}, {cost.file_bits / pixels:.4f} bits per pixel\n"
+        f"{out}: {cost.file_bits // 8} bytes for {counted}, {cost.file_bits / pixels:.4f} bits per pixel\n"
         f"bits per picture: ideal {cost.ideal_bits / number:.3f}, payload {cost.payload_bits / number:.3f}, "
         f"file {cost.file_bits / number:.3f}\n"
         f"distortion {np.mean(np.concatenate([one.distortion for one in measured])):.3f}, "
