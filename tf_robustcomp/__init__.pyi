@@ -30,11 +30,13 @@ from .compression.encoders import SearchEncoder as SearchEncoder
 from .compression.encoders import TransformedEncoder as TransformedEncoder
 from .data.random_labels import random_labels as random_labels
 from .evaluation import CertifiedCurve as CertifiedCurve
+from .evaluation import CorruptionCurve as CorruptionCurve
 from .evaluation import DualEstimate as DualEstimate
 from .evaluation import RateAllocation as RateAllocation
 from .evaluation import ShiftCurve as ShiftCurve
 from .evaluation import WorstCaseCurve as WorstCaseCurve
 from .evaluation import certified_curve as certified_curve
+from .evaluation import corruption_curve as corruption_curve
 from .evaluation import dual_estimate as dual_estimate
 from .evaluation import lp_curve as lp_curve
 from .evaluation import noise_curve as noise_curve

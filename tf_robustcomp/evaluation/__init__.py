@@ -1,6 +1,7 @@
 """Evaluation: compressors in and out of the distribution they were trained on."""
 
 from tf_robustcomp.evaluation.certificates import CertifiedCurve, certified_curve
+from tf_robustcomp.evaluation.corruption import CorruptionCurve, corruption_curve
 from tf_robustcomp.evaluation.dual import DualEstimate, dual_estimate
 from tf_robustcomp.evaluation.rates import RateAllocation, rate_allocation
 from tf_robustcomp.evaluation.shifts import ShiftCurve, lp_curve, noise_curve, rotation_curve
@@ -8,11 +9,13 @@ from tf_robustcomp.evaluation.worst_case import WorstCaseCurve, worst_case_curve
 
 __all__ = [
     "CertifiedCurve",
+    "CorruptionCurve",
     "DualEstimate",
     "RateAllocation",
     "ShiftCurve",
     "WorstCaseCurve",
     "certified_curve",
+    "corruption_curve",
     "dual_estimate",
     "lp_curve",
     "noise_curve",

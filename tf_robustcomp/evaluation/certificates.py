@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from tf_robustcomp.compression.encoders import Encoder
+from tf_robustcomp.compression.symbols import decode_all
 from tf_robustcomp.evaluation import figures
 from tf_robustcomp.evaluation import models as subjects
-from tf_robustcomp.evaluation.encoder_attack import EncoderAttack
+from tf_robustcomp.evaluation.codec_attack import CodecAttack
 from tf_robustcomp.evaluation.list_bound import Bound, linf_bound, wasserstein_bound
 from tf_robustcomp.evaluation.results import Results, Row
 from tf_robustcomp.utils.checks import check_at_least, check_choice
@@ -98,7 +99,7 @@ def certified_curve(
         sup over the ball of E D  <=  gamma rho + E[max over y in [0, 1]^p of h(y) - gamma ||y - x||^2],
 
     and `list_bound` bounds the maximum.  The ceiling is the least over a grid of prices.  The floor is what
-    `EncoderAttack` reaches; for an encoder that scans the list alone the two meet.
+    `CodecAttack` reaches; for an encoder that scans the list alone the two meet.
 
     Args:
         models: compressors, as in `worst_case_curve`; for structured models every stage on its own.
@@ -185,7 +186,7 @@ def _priced_rows(job, images, radii, encoder, ball, confidence, rounds):
     values = np.minimum(values, scanned.greatest)
     gammas = np.array(GAMMAS)
     chosen = len(images) // 5
-    attack = EncoderAttack(job.model, encoder, images, job.stage, codewords=np.concatenate(near))
+    attack = CodecAttack(_coder(job, encoder), images, codewords=np.concatenate(near))
     clean = float(attack.points.distortion[:, 0].mean())
     for radius in sorted(radii):
         rho = radius if ball == "wasserstein" else radius**2
@@ -196,8 +197,8 @@ def _priced_rows(job, images, radii, encoder, ball, confidence, rounds):
         else:  # every image has its own ball, so its own price
             best = int(np.bincount(bounds.argmin(axis=0)).argmax())
             ceiling, gamma = bounds.min(axis=0).mean(), gammas[best]
-        if rounds:  # the next lower price, too: the worst mixture is one of both
-            for price in {max(best - 1, 0), best}:
+        if rounds:  # the next prices, too: the worst mixture has points of both sides
+            for price in range(max(best - 1, 0), min(best + 2, len(GAMMAS))):
                 attack.climb(gammas[price], rounds, within=math.inf if ball == "wasserstein" else rho)
         floor = _floor(attack.points, rho, ball)
         if ball == "wasserstein":
@@ -212,7 +213,7 @@ def _priced_rows(job, images, radii, encoder, ball, confidence, rounds):
 
 def _linf_rows(job, images, radii, encoder, ball, confidence, rounds):
     scanned = _List(job, encoder)
-    coded = EncoderAttack(job.model, encoder, images, job.stage).points.distortion[:, 0]
+    coded = CodecAttack(_coder(job, encoder), images).points.distortion[:, 0]
     for radius in sorted(radii):
         values, reached = [], []
         for part in subjects.batches(images):
@@ -220,7 +221,7 @@ def _linf_rows(job, images, radii, encoder, ball, confidence, rounds):
             values.append(found.value)
             if rounds:
                 worst = found.worst.astype(np.float32).reshape(part.shape)
-                reached.append(EncoderAttack(job.model, encoder, worst, job.stage).points.distortion[:, 0])
+                reached.append(CodecAttack(_coder(job, encoder), worst).points.distortion[:, 0])
         ceilings = np.minimum(np.concatenate(values), scanned.greatest)
         floors = np.maximum(coded, np.concatenate(reached)) if rounds else coded
         population = _upper_mean(ceilings, scanned.greatest, confidence)
@@ -228,6 +229,11 @@ def _linf_rows(job, images, radii, encoder, ball, confidence, rounds):
             job, ball, radius, coded.mean(), floors.mean(), ceilings.mean(), math.nan, population, confidence, images
         )
         job.bar.update()
+
+
+def _coder(job, encoder):
+    """The function of images that codes them by the encoder at the job's stage, and decodes them."""
+    return lambda images: decode_all(job.model, encoder(job.model, images, job.stage), job.stage)
 
 
 def _floor(points, rho, ball):

@@ -111,7 +111,7 @@ def _check_gradient(label, function, images):
     if ops.any(reached > 0) and not ops.any(gradient != 0):
         raise InvalidArgument(
             f"{label} must have a gradient: that of its distortion is zero at {len(images)} images, so an attack finds "
-            "nothing and the model would look robust"
+            "nothing and the model would look robust; worst_case_curve(..., attack='black_box') needs none"
         )
 
 
@@ -199,7 +199,7 @@ def measurer(model: Any, stage: int, shift: Callable | None = None) -> Callable[
             shifted = shift(images, *shift_arguments) if shift else images
             return distortion(images, shifted), distortion(shifted, model(shifted, **arguments))
 
-    traced = run if isinstance(model, EncodedModel) else compiled(run)
+    traced = compiled(run) if is_layer else run  # a function may leave the tensors of the backend
 
     def measure(images, *shift_arguments):
         values = [read(variable) for variable in variables]

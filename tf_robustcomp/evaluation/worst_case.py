@@ -10,14 +10,14 @@ from keras import ops
 from tf_robustcomp.adversaries import WassersteinBall
 from tf_robustcomp.evaluation import figures
 from tf_robustcomp.evaluation import models as subjects
-from tf_robustcomp.evaluation.encoder_attack import EncoderAttack
-from tf_robustcomp.evaluation.gradient_free import search_gain
+from tf_robustcomp.evaluation.codec_attack import CodecAttack
+from tf_robustcomp.evaluation.gradient_free import ROUNDS, search_gain
 from tf_robustcomp.evaluation.points import AttackedPoints, concave_envelope
 from tf_robustcomp.evaluation.results import Results, Row
 from tf_robustcomp.utils.checks import check_at_least, check_choice, check_rising_or_falling
 from tf_robustcomp.utils.errors import InvalidArgument
 
-ATTACKS = ("converged", "paper")
+ATTACKS = ("converged", "paper", "black_box")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +25,8 @@ class WorstCasePoint(Row):
     """A point (rho, D) of a worst-case curve: means over images, with standard errors.
 
     Attributes:
-        attack: "converged", "paper", "encoder" where it went through an encoder, or "none": the clean set, with
-            gamma = inf and rho = 0.
+        attack: "converged", "paper", "black_box", "encoder" where it went through an encoder, or "none": the clean
+            set, with gamma = inf and rho = 0.
         gamma: price of squared distance.
         rho: mean squared 2-norm of the perturbation.
         distortion: D, mean distortion of the attacked images.
@@ -131,13 +131,15 @@ def worst_case_curve(
     noise, and stops each image when it gains less than 0.1 % in fifteen evaluations, so that the others of its batch do
     not matter.  An image's point at one gamma then competes at all others, so D never falls as gamma falls.
     ``attack="paper"`` takes the published 15 gradient steps (arXiv 2110.07007), which stop far below the maximum on a
-    standard model.
+    standard model.  ``attack="black_box"`` needs no gradient, so it takes any function from images to images, such as
+    JPEG: each round takes what the codec returned for a constant (`CodecAttack`), then a search without gradients
+    follows.
 
     Args:
         models: a model, several, or a mapping of label -> model; see `subjects.labelled`.
         images: (n, h, w, c) in [0, 1].
         gammas: prices of squared distance > 0, rising or falling.
-        attack: "converged" or "paper".
+        attack: "converged", "paper" or "black_box".
         steps: int >= 1, evaluations of each ascent at most; only for "converged".
         restarts: int >= 0, further ascents from noise; only for "converged".
         precision: "float32" or "bfloat16", in which the ascents climb; only for "converged".  The points are measured
@@ -146,7 +148,7 @@ def worst_case_curve(
         seed: int, of the restarts' noise and of that search.
         progress: whether to show a progress bar.
         encoder: that finds the codes, or a mapping of label -> encoder; None is the network.  The attack then goes
-            through the encoder: `EncoderAttack` begins at what the attack on the network found.
+            through the encoder: `CodecAttack` begins at what the attack on the network found.
 
     Returns:
         lines for every stage of structured models.
@@ -156,18 +158,19 @@ def worst_case_curve(
     """
     coded = subjects.labelled(models, encoder) if encoder is not None else {}
     models = subjects.labelled(models)
-    images = subjects.checked_images(models, images, gradients=True)
+    images = subjects.checked_images(models, images, gradients=attack != "black_box")
     gammas = check_rising_or_falling("gammas", [float(gamma) for gamma in np.atleast_1d(gammas)])
     check_choice("attack", attack, ATTACKS)
     check = min(check_at_least("check", check, 0), len(images))
     curve = WorstCaseCurve(())
     units = len(gammas) * len(subjects.batches(images))
     for job in subjects.each_stage(models, units, progress, "worst case"):
-        attacker: Any = _NetworkAttacker(
-            job, images, _adversary(gammas[0], attack, steps, restarts, precision, seed), check
-        )
-        if coded:
-            attacker = _EncoderAttacker(attacker, coded[job.row["model"]].encoder)
+        attacker: Any = None
+        if attack != "black_box":
+            adversary = _adversary(gammas[0], attack, steps, restarts, precision, seed)
+            attacker = _NetworkAttacker(job, images, adversary, check)
+        if coded or attack == "black_box":
+            attacker = _CodecAttacker(coded.get(job.row["model"], job.model), job, images, attacker, seed)
         climbs = [attacker.climb(gamma) for gamma in gammas]
         rows = tuple(_rows(job, attacker.points, climbs, "encoder" if coded else attack))
         curve += WorstCaseCurve(rows, {} if attack == "paper" else {rows[0].line: attacker.points})
@@ -237,27 +240,38 @@ class _NetworkAttacker:
         )
 
 
-class _EncoderAttacker:
-    """Attacks the encoder, from the images that an attack on the network found."""
+class _CodecAttacker:
+    """Attacks a codec from outside, beginning at the images that an attack on its network found, if it has one."""
 
-    def __init__(self, network, encoder):
-        job = network.job
-        self.network = network
-        self.attack = EncoderAttack(job.model, encoder, network.images, job.stage)
+    def __init__(self, codec, job, images, network, seed):
+        arguments = subjects.call_arguments(codec, job.stage)
+        self.job, self.network, self.seed = job, network, seed
+        self.attack = CodecAttack(lambda part: _in_batches(codec, part, arguments), images)
 
     @property
     def points(self) -> AttackedPoints:
-        """The points through the encoder."""
+        """The points through the codec."""
         return self.attack.points
 
     def climb(self, gamma: float) -> _Climb:
-        """Attack the network at a price, code what was found, and go on from there."""
-        found = self.network.climb(gamma)
-        self.attack.evaluate(self.network.attacked)
-        before = self.points.radius.shape[1]
+        """Attack at a price."""
+        evaluations, before = 0, self.points.radius.shape[1]
+        if self.network is not None:
+            evaluations = self.network.climb(gamma).evaluations
+            self.attack.evaluate(self.network.attacked)
+        else:
+            self.job.bar.update(len(subjects.batches(self.attack.images)))
         self.attack.climb(gamma)
-        evaluations = found.evaluations + 1 + self.points.radius.shape[1] - before
+        if self.network is None:
+            evaluations += ROUNDS
+            self.attack.search(gamma, ROUNDS, self.seed)
+        evaluations += self.points.radius.shape[1] - before
         return _Climb(gamma, evaluations, gain=float("nan"), gradient_free_gain=float("nan"))
+
+
+def _in_batches(codec, images, arguments):
+    parts = subjects.batches(images)
+    return np.concatenate([ops.convert_to_numpy(codec(part, **arguments)) for part in parts]).astype(np.float32)
 
 
 def _rows(job, points, climbs, attack):
