@@ -73,7 +73,7 @@ def test_only_what_changed_is_computed_again(trained, tmp_path, monkeypatch, cap
     measured = []
     true = evaluation.rotation_curve
 
-    def counting(models, images, angles, progress):
+    def counting(models, images, angles, progress, encoder):
         measured.extend(models)
         return true(models, images, angles)
 
@@ -106,7 +106,7 @@ def test_only_what_changed_is_computed_again(trained, tmp_path, monkeypatch, cap
 def test_an_interrupted_evaluation_keeps_the_models_it_has_done(trained, tmp_path, monkeypatch):
     true = evaluation.rotation_curve
 
-    def failing(models, images, angles, progress):
+    def failing(models, images, angles, progress, encoder):
         if "staged" in models:
             raise rc.DataError("the disk is on fire")
         return true(models, images, angles)
