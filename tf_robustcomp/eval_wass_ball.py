@@ -26,9 +26,11 @@ class Settings(CodedEvaluationSettings):
 
     gammas: tuple[float, ...] = field((8.0, 4.0, 3.0, 2.0, 1.5, 1.3, 1.15, 1.0), "prices of squared distance")
     attack: str = field(
-        "converged", "until it gains no more, or the published 15 steps", choices=("converged", "paper")
+        "ensemble",
+        "several starts and geometries, the fastest of them alone, or the published 15 steps",
+        choices=("ensemble", "converged", "paper"),
     )
-    attack_steps: int = field(100, "gradients of a converged ascent at most", minimum=1)
+    attack_steps: int = field(100, "gradients of each ascent at most", minimum=1)
     restarts: int = field(1, "further ascents from noise", minimum=0)
     attack_precision: str = field(
         "float32", "of the ascents; their points are measured in float32", choices=("float32", "bfloat16")

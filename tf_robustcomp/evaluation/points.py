@@ -30,6 +30,21 @@ class AttackedPoints(NamedTuple):
             np.column_stack([self.distortion, np.asarray(distortion, np.float64)]),
         )
 
+    def with_trail(self, radius: np.ndarray, distortion: np.ndarray) -> "AttackedPoints":
+        """Return the points with many more of each image, (n, k) twice, less those that no mixture needs."""
+        radius, distortion = np.hstack([self.radius, radius]), np.hstack([self.distortion, distortion])
+        needed = [concave_envelope(r, d) for r, d in zip(radius, distortion, strict=True)]
+        longest = max(len(r) for r, _ in needed)
+
+        def filled(part, clean):
+            return np.append(clean, np.append(part, np.full(longest - len(part), clean)))
+
+        first = self.distortion[:, 0]
+        return AttackedPoints(
+            np.stack([filled(r, 0.0) for r, _ in needed]),
+            np.stack([filled(d, clean) for (_, d), clean in zip(needed, first, strict=True)]),
+        )
+
     def best(self, gamma: float) -> tuple[np.ndarray, np.ndarray]:
         """Return each image's ``(radius, distortion)`` of greatest distortion - gamma radius, (n,) twice."""
         rows, best = np.arange(len(self.radius)), np.argmax(self.distortion - gamma * self.radius, axis=1)

@@ -107,8 +107,9 @@ class Results:
                 header, *lines = list(csv.reader(file)) or [[]]
         except (ValueError, csv.Error) as error:
             raise DataError(f"{path}: cannot be read as CSV ({error})") from None
-        if header != cls.columns():
-            raise DataError(f"{path}: line 1 must be {','.join(cls.columns())}. Found: {','.join(header)[:200]}")
+        columns = cls.columns()
+        if header != columns[: max(len(header), cls._needed())]:
+            raise DataError(f"{path}: line 1 must be {','.join(columns)}. Found: {','.join(header)[:200]}")
         return cls(tuple(cls._parsed(path, number, words) for number, words in enumerate(lines, 2)))
 
     @classmethod
@@ -159,10 +160,15 @@ class Results:
         raise NotImplementedError
 
     @classmethod
+    def _needed(cls):
+        """The number of columns that every file has; the last ones, with defaults, came later."""
+        return sum(f.default is dataclasses.MISSING for f in dataclasses.fields(cls.row_type))
+
+    @classmethod
     def _parsed(cls, path, number, words):
         fields = dataclasses.fields(cls.row_type)
         try:
-            types: list[Any] = [f.type for f in fields]
+            types: list[Any] = [f.type for f in fields][: max(len(words), cls._needed())]
             values = [kind(word) for kind, word in zip(types, words, strict=True)]
         except ValueError as error:
             raise DataError(f"{path}: line {number}: {error}") from None

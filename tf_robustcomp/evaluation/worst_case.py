@@ -1,7 +1,7 @@
 """Worst case over a Wasserstein ball against its radius: attacked points, and the concave envelope above them."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,13 +11,14 @@ from tf_robustcomp.adversaries import WassersteinBall
 from tf_robustcomp.evaluation import figures
 from tf_robustcomp.evaluation import models as subjects
 from tf_robustcomp.evaluation.codec_attack import CodecAttack
+from tf_robustcomp.evaluation.ensemble import Ensemble
 from tf_robustcomp.evaluation.gradient_free import ROUNDS, search_gain
 from tf_robustcomp.evaluation.points import AttackedPoints, concave_envelope
 from tf_robustcomp.evaluation.results import Results, Row
 from tf_robustcomp.utils.checks import check_at_least, check_choice, check_rising_or_falling
 from tf_robustcomp.utils.errors import InvalidArgument
 
-ATTACKS = ("converged", "paper", "black_box")
+ATTACKS = ("ensemble", "converged", "paper", "black_box")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,18 +26,19 @@ class WorstCasePoint(Row):
     """A point (rho, D) of a worst-case curve: means over images, with standard errors.
 
     Attributes:
-        attack: "converged", "paper", "black_box", "encoder" where it went through an encoder, or "none": the clean
-            set, with gamma = inf and rho = 0.
+        attack: "ensemble", "converged", "paper", "black_box", "encoder" where it went through an encoder, or "none":
+            the clean set, with gamma = inf and rho = 0.
         gamma: price of squared distance.
         rho: mean squared 2-norm of the perturbation.
         distortion: D, mean distortion of the attacked images.
         images: number of images.
         evaluations: objectives with gradient of each image that the attack at this gamma took.
-        gain: fraction of the objective that the last fifteen evaluations gained in that of its ascents which gained
-            most; below 0.001 where all have converged, and larger where they met their limit of evaluations; nan for
-            the published attack, which does not measure it.
+        gain: fraction of the objective that the last evaluations gained in that of its ascents which gained most; below
+            0.001 where all have converged, and larger where they met their limit of evaluations; nan for the published
+            attack, which does not measure it.
         gradient_free_gain: fraction by which a search without gradients, begun at the attacked images, raised the
             objective on a sample; nan where it was not made.
+        verdict: of the ensemble: "converged", or what it may have missed; empty for other attacks.
     """
 
     attack: str
@@ -49,6 +51,7 @@ class WorstCasePoint(Row):
     evaluations: int
     gain: float
     gradient_free_gain: float
+    verdict: str = ""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -116,7 +119,7 @@ def worst_case_curve(
     models: Any,
     images: Any,
     gammas: Any,
-    attack: str = "converged",
+    attack: str = "ensemble",
     steps: int = 100,
     restarts: int = 1,
     precision: str = "float32",
@@ -124,12 +127,15 @@ def worst_case_curve(
     seed: int = 0,
     progress: bool = False,
     encoder: Any = None,
+    sources: Sequence[Any] = (),
 ) -> WorstCaseCurve:
     """Attack a set of images at several gammas: mean distortion against mean squared distance.
 
-    ``attack="converged"`` climbs with a step size for each image, keeps each image's best point, starts once more from
-    noise, and stops each image when it gains less than 0.1 % in fifteen evaluations, so that the others of its batch do
-    not matter.  An image's point at one gamma then competes at all others, so D never falls as gamma falls.
+    ``attack="ensemble"`` (`Ensemble`) climbs from several starts with two geometries, and says what it may have missed:
+    take it for every claim.  ``attack="converged"`` is one of its members alone, for quick looks: its step size is each
+    image's own, it keeps each image's best point, starts once more from noise, and stops each image when it gains less
+    than 0.1 % in fifteen evaluations.  That is converged for this ascent; the ensemble often finds more.  An image's
+    point at one gamma competes at all others, so D never falls as gamma falls.
     ``attack="paper"`` takes the published 15 gradient steps (arXiv 2110.07007), which stop far below the maximum on a
     standard model.  ``attack="black_box"`` needs no gradient, so it takes any function from images to images, such as
     JPEG: each round takes what the codec returned for a constant (`CodecAttack`), then a search without gradients
@@ -139,11 +145,12 @@ def worst_case_curve(
         models: a model, several, or a mapping of label -> model; see `subjects.labelled`.
         images: (n, h, w, c) in [0, 1].
         gammas: prices of squared distance > 0, rising or falling.
-        attack: "converged", "paper" or "black_box".
-        steps: int >= 1, evaluations of each ascent at most; only for "converged".
+        attack: "ensemble", "converged", "paper" or "black_box".
+        steps: int >= 1, evaluations of each ascent at most; not for "paper".
         restarts: int >= 0, further ascents from noise; only for "converged".
         precision: "float32" or "bfloat16", in which the ascents climb; only for "converged".  The points are measured
             in the model's own.
+        sources: arrays like ``images``, attacked on other models; further starts of the ensemble.
         check: int >= 0, images for which a search without gradients looks for worse points; 0 leaves it out.
         seed: int, of the restarts' noise and of that search.
         progress: whether to show a progress bar.
@@ -166,7 +173,9 @@ def worst_case_curve(
     units = len(gammas) * len(subjects.batches(images))
     for job in subjects.each_stage(models, units, progress, "worst case"):
         attacker: Any = None
-        if attack != "black_box":
+        if attack == "ensemble":
+            attacker = _EnsembleAttacker(job, images, steps, sources, precision, check, seed)
+        elif attack != "black_box":
             adversary = _adversary(gammas[0], attack, steps, restarts, precision, seed)
             attacker = _NetworkAttacker(job, images, adversary, check)
         if coded or attack == "black_box":
@@ -193,6 +202,34 @@ class _Climb:
     evaluations: int
     gain: float
     gradient_free_gain: float
+    verdict: str = ""
+
+
+class _EnsembleAttacker:
+    """Attacks the network by an ensemble, at one price after the other."""
+
+    def __init__(self, job, images, steps, sources, precision, check, seed):
+        self.job, self.images, self.check, self.seed = job, images, check, seed
+        self.ensemble = Ensemble(job.model, images, job.stage, steps, seed, sources, precision)
+
+    @property
+    def points(self) -> AttackedPoints:
+        """The points of all images."""
+        return self.ensemble.points
+
+    @property
+    def attacked(self) -> np.ndarray:
+        """The worst images at the last price."""
+        return self.ensemble.worst
+
+    def climb(self, gamma: float) -> _Climb:
+        """Attack at a price."""
+        evaluations = self.ensemble.climb(gamma)
+        subjects.check_defined(self.job.row["model"], ~self.ensemble.undefined)
+        self.job.bar.update(len(subjects.batches(self.images)))
+        gain = max((member.gain for member in self.ensemble.members if member.won), default=0.0)
+        free = _gradient_free_gain(self.job, self.images, self.attacked, gamma, self.check, self.seed)
+        return _Climb(gamma, evaluations, gain, free, self.ensemble.verdict())
 
 
 class _NetworkAttacker:
@@ -221,23 +258,21 @@ class _NetworkAttacker:
         if self.points is None:
             self.points = AttackedPoints.clean(joined("clean_distortion"))
         self.points = self.points.with_point(joined("radius"), joined("distortion"))
-        gradient_free_gain = float("nan")
-        if self.check:
-            gradient_free_gain = search_gain(
-                self.job.model,
-                self.job.stage,
-                self.images[: self.check],
-                self.attacked[: self.check],
-                gamma,
-                seed=self.adversary.seed,
-            )
         sizes = [len(result["radius"]) for result in results]
         return _Climb(
             gamma=gamma,
             evaluations=int(max(result["evaluations"] for result in results)),
             gain=float(np.average([result["gain"] for result in results], weights=sizes)),
-            gradient_free_gain=gradient_free_gain,
+            gradient_free_gain=_gradient_free_gain(
+                self.job, self.images, self.attacked, gamma, self.check, self.adversary.seed
+            ),
         )
+
+
+def _gradient_free_gain(job, images, attacked, gamma, check, seed):
+    if not check:
+        return float("nan")
+    return search_gain(job.model, job.stage, images[:check], attacked[:check], gamma, seed=seed)
 
 
 class _CodecAttacker:
@@ -294,4 +329,5 @@ def _rows(job, points, climbs, attack):
             evaluations=climb.evaluations,
             gain=float("nan") if attack == "paper" and number else climb.gain,
             gradient_free_gain=climb.gradient_free_gain,
+            verdict=climb.verdict,
         )
