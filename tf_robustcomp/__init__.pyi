@@ -42,6 +42,7 @@ from .evaluation import lp_curve as lp_curve
 from .evaluation import noise_curve as noise_curve
 from .evaluation import rate_allocation as rate_allocation
 from .evaluation import rotation_curve as rotation_curve
+from .evaluation import worst_case_at as worst_case_at
 from .evaluation import worst_case_curve as worst_case_curve
 from .networks import resnet_v2 as resnet_v2
 from .pruning import DNS as DNS

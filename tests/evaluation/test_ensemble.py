@@ -131,3 +131,29 @@ def test_values_that_are_not_finite_are_refused(images):
 
     with pytest.raises(rc.InvalidArgument, match="NaN or infinite"):
         rc.worst_case_curve(broken, 0.5 * images, [0.1], check=0)
+
+
+def test_the_worst_case_at_a_radius_finds_its_prices(model, images):
+    factor = 0.5
+    toys = gaussian_images(np.random.default_rng(0), count=6)
+    clean = (1 - factor) ** 2 * np.sum((toys - 0.5) ** 2.0, axis=(1, 2, 3)).mean()
+    rho = 0.01
+    curve = rc.worst_case_at(shrinking(factor), toys, rho, climbs=9, check=0)
+    exact = (np.sqrt(clean) + (1 - factor) * np.sqrt(rho)) ** 2  # all images move away from grey in proportion
+    assert curve.at(rho) == pytest.approx(exact, rel=0.02)
+    gammas = [row.gamma for row in curve.rows]
+    assert gammas == sorted(gammas, reverse=True) and gammas[0] == np.inf
+    quick = {"attack": "converged", "steps": 20, "check": 0}
+    listed = rc.worst_case_curve(model, images, [8.0, 0.5], **quick)
+    assert rc.worst_case_at(model, images, 4.0, **quick).at(4.0) >= 0.99 * listed.at(4.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [((0.0,), "rho must be > 0"), ((1.0, 1), "climbs must be"), ((-1.0,), "rho must be > 0")],
+)
+def test_radii_that_are_none_are_refused(images, arguments, message):
+    with pytest.raises(rc.InvalidArgument, match=message):
+        rc.worst_case_at(shrinking(0.5), images, *arguments)
+    with pytest.raises(rc.InvalidArgument, match="one model of one stage"):
+        rc.worst_case_at([shrinking(0.5), shrinking(0.4)], images, 1.0)

@@ -5,7 +5,7 @@ from tf_robustcomp.evaluation.corruption import CorruptionCurve, corruption_curv
 from tf_robustcomp.evaluation.dual import DualEstimate, dual_estimate
 from tf_robustcomp.evaluation.rates import RateAllocation, rate_allocation
 from tf_robustcomp.evaluation.shifts import ShiftCurve, lp_curve, noise_curve, rotation_curve
-from tf_robustcomp.evaluation.worst_case import WorstCaseCurve, worst_case_curve
+from tf_robustcomp.evaluation.worst_case import WorstCaseCurve, worst_case_at, worst_case_curve
 
 __all__ = [
     "CertifiedCurve",
@@ -21,5 +21,6 @@ __all__ = [
     "noise_curve",
     "rate_allocation",
     "rotation_curve",
+    "worst_case_at",
     "worst_case_curve",
 ]

@@ -200,7 +200,7 @@ class Ensemble:
         return best_points, float(gained / max(abs(best[np.isfinite(best)].sum()), 1e-12)), np.stack(trail)
 
     def _passed(self, rows, points, objective, gamma):
-        """Squared distance and distortion (2, n) of points on the way; of images that have stopped those of the clean."""
+        """Squared distance and distortion (2, n) of points on the way; the clean ones of images that have stopped."""
         passed = np.stack([np.zeros(len(self.images)), self.points.distortion[:, 0]])
         radius = np.sum((points[rows].astype(np.float64) - self.images[rows]) ** 2, axis=(1, 2, 3))
         passed[:, rows] = radius, objective + gamma * radius

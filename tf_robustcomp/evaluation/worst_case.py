@@ -15,9 +15,10 @@ from tf_robustcomp.evaluation.ensemble import Ensemble
 from tf_robustcomp.evaluation.gradient_free import ROUNDS, search_gain
 from tf_robustcomp.evaluation.points import AttackedPoints, concave_envelope
 from tf_robustcomp.evaluation.results import Results, Row
-from tf_robustcomp.utils.checks import check_at_least, check_choice, check_rising_or_falling
+from tf_robustcomp.utils.checks import check_at_least, check_choice, check_positive, check_rising_or_falling
 from tf_robustcomp.utils.errors import InvalidArgument
 
+LOWEST_PRICE, HIGHEST_PRICE = 0.1, 30.0  # between which `worst_case_at` looks
 ATTACKS = ("ensemble", "converged", "paper", "black_box")
 
 
@@ -184,6 +185,54 @@ def worst_case_curve(
         rows = tuple(_rows(job, attacker.points, climbs, "encoder" if coded else attack))
         curve += WorstCaseCurve(rows, {} if attack == "paper" else {rows[0].line: attacker.points})
     return curve
+
+
+def worst_case_at(
+    model: Any, images: Any, rho: float, climbs: int = 7, progress: bool = False, **options: Any
+) -> WorstCaseCurve:
+    """Attack a set of images at the prices that matter for one radius, and return the curve; read ``curve.at(rho)``.
+
+    The mean squared distance of the attacked images falls as the price rises.  The search halves the interval of
+    prices, on a logarithmic scale, around the one whose distance is ``rho``.
+
+    Args:
+        model: as in `worst_case_curve`, one alone.
+        images: (n, h, w, c) in [0, 1].
+        rho: mean squared distance > 0.
+        climbs: int >= 2, prices at most.
+        progress: whether to show a progress bar.
+        **options: of `worst_case_curve`, such as ``attack`` or ``encoder``.
+
+    Raises:
+        InvalidArgument: an argument breaks its rule.
+
+    Example:
+        >>> rc.worst_case_at(model, images, 24).at(24)
+    """
+    rho, climbs = check_positive("rho", rho), check_at_least("climbs", climbs, 2)
+    models = subjects.labelled(model)
+    if len(models) > 1 or len(subjects.stages_of(next(iter(models.values())))) > 1:
+        raise InvalidArgument("worst_case_at takes one model of one stage; for others call worst_case_curve")
+    low, high = LOWEST_PRICE, HIGHEST_PRICE
+    curve = WorstCaseCurve(())
+    for _ in range(climbs):
+        gamma = (low * high) ** 0.5
+        found = worst_case_curve(models, images, [gamma], progress=progress, **options)
+        curve = _joined(curve, found)
+        low, high = (gamma, high) if found.rows[1].rho > rho else (low, gamma)
+        if high < 1.05 * low:
+            break
+    return curve
+
+
+def _joined(curve, found):
+    """Both curves of one line: their points compete at every price."""
+    if not curve.rows:
+        return found
+    label = found.rows[0].line
+    points = curve.points[label].with_trail(*found.points[label]) if curve.points else None
+    rows = sorted((*curve.rows, *found.rows[1:]), key=lambda row: -row.gamma)
+    return WorstCaseCurve(tuple(rows), {label: points} if points else {})
 
 
 def _adversary(gamma, attack, steps, restarts, precision, seed):

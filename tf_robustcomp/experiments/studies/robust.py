@@ -183,7 +183,7 @@ def _evaluations(scale, runs):
 
     pictures = {"suffix": ".png", "output": ".png", "besides": ("standard",)}
     return (
-        *evaluation("worst_case", "eval_wass_ball", minutes, ATTACKED, attack),
+        *evaluation("worst_case", "eval_wass_ball", minutes, ATTACKED, attack | {"attack": "converged"}),
         *evaluation("worst_case_15_steps", "eval_wass_ball", minutes / 4, ATTACKED, published),
         *evaluation("rotations", "eval_rotations", minutes / 4, ROTATED, rotations),
         *evaluation("reconstructions", "plot_reconstructions", minutes / 10, PICTURED, {}, **pictures),
