@@ -105,7 +105,8 @@ class Ensemble:
         self.points = AttackedPoints.clean(self._measure(images)[1])
         self.worst, self.undefined = images.copy(), ~np.isfinite(self.points.distortion[:, 0])
         self.members: list[Member] = []
-        self.random = not np.array_equal(*(self._measure(images[:4])[1] for _ in range(2)))
+        once, again = (self._measure(images[:4])[1] for _ in range(2))
+        self.random = not np.array_equal(once, again)
         self._starts = starts(images, seed)
         self._starts |= {f"Adam from source {number}": source for number, source in enumerate(sources, 1)}
         self._adaptive = WassersteinBall(1.0, min(steps, 100), method="adaptive", precision=precision, seed=seed)
