@@ -107,7 +107,7 @@ def _seconds(child, steps):
 
 
 def answer(module, words, environment=None):
-    """What a process of a module of this package prints last, as JSON."""
+    """Return what a process of a module of this package prints last, as JSON."""
     command = [sys.executable, "-m", module, *words]
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=_with(environment))
     return json.loads(done.stdout.splitlines()[-1])

@@ -1,4 +1,4 @@
-"""What `growth` measures: functions of a size that make ready and give what is to be timed, whole commands all.
+"""Functions of a size that make ready what `growth` times, whole commands all.
 
 They run in one folder, in which `prepare` has left what they share, and make their own files in temporary ones.
 """
@@ -151,7 +151,7 @@ def _summary(prunings):
 
 
 def _study(runs):
-    """What `reproduce` does with a study's runs, here so many of a short command, one after another."""
+    """Do what `reproduce` does with a study's runs, here so many of a short command, one after another."""
     from tf_robustcomp.cli.settings import ExecutorSettings
     from tf_robustcomp.scheduling import scheduler
     from tf_robustcomp.scheduling.task import Task

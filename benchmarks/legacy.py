@@ -1,4 +1,4 @@
-"""What runs in a process of its own: tfmot on tf_keras, which cannot live beside Keras 3."""
+"""Run, in a process of its own, tfmot on tf_keras, which cannot live beside Keras 3."""
 
 import json
 import os

@@ -54,7 +54,7 @@ def test_an_attack_from_outside_meets_the_closed_form(rng):
 
 
 def test_black_and_white_boxes_agree_on_a_list():
-    """What the cutting planes find from outside is what the encoder's list allows."""
+    """The cutting planes find from outside what the list allows."""
     codewords = np.random.default_rng(2).random((6, 4, 4, 1)).astype("float32")
 
     def nearest(images):

@@ -29,7 +29,7 @@ ADAPTIVE = "adaptive from the clean image and noise"
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """What one member of the ensemble did at one price.
+    """A member of the ensemble and what it did at one price.
 
     Attributes:
         name: of the member.

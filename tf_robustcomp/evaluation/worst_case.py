@@ -245,7 +245,7 @@ def _adversary(gamma, attack, steps, restarts, precision, seed):
 
 @dataclasses.dataclass(frozen=True)
 class _Climb:
-    """What an attack at one price cost and says of itself."""
+    """Cost of an attack at one price, and what it says of itself."""
 
     gamma: float
     evaluations: int

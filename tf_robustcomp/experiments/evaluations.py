@@ -27,7 +27,7 @@ class Subjects:
 
     @property
     def coding(self) -> dict[str, str]:
-        """What the results depend on beside models and images: for `cached`."""
+        """Return what the results depend on beside models and images, for `cached`."""
         return {label: repr(encoder) for label, encoder in (self.encoders or {}).items()}
 
 

@@ -9,11 +9,12 @@ from tf_robustcomp.pruning.distributions import ERK, LAMP, ByPath, Global, Unifo
 from tf_robustcomp.pruning.dns import DNS
 from tf_robustcomp.pruning.model_report import ModelReport, model_report
 from tf_robustcomp.pruning.one_shot import OneShotMethod, SparseGPT, prune
-from tf_robustcomp.pruning.optimizer import PruningOptimizer, reschedule
+from tf_robustcomp.pruning.optimizer import PruningOptimizer
 from tf_robustcomp.pruning.patterns import NM, Blocks, Channels, Unstructured
 from tf_robustcomp.pruning.recalibration import recalibrate
 from tf_robustcomp.pruning.recipes import IterativePruningReport, PruningRound, iterative_pruning
 from tf_robustcomp.pruning.report import SparsityReport, sparsity_report
+from tf_robustcomp.pruning.reschedule import reschedule
 from tf_robustcomp.pruning.roles import is_kernel
 from tf_robustcomp.pruning.rules import MagnitudePruning, MovementPruning, RandomPruning, RigL
 from tf_robustcomp.pruning.schedules import ConstantSparsity, PolynomialDecay

@@ -13,15 +13,16 @@ from keras import ops
 from tf_robustcomp.backend import keras_private
 from tf_robustcomp.backend.gradients import apply_gradients, compiled, is_concrete, read
 from tf_robustcomp.backend.replicas import summed_over_replicas, update_on_every_replica
-from tf_robustcomp.pruning import distributions, inner, patterns, schedules
+from tf_robustcomp.pruning import distributions, initial_masks, inner, patterns, schedules
 from tf_robustcomp.pruning.context import ChannelBlock, PrunedVariable, StepContext
 from tf_robustcomp.pruning.coupling import coupling_of
 from tf_robustcomp.pruning.roles import is_kernel
+from tf_robustcomp.pruning.wrapper import WrappingOptimizer
 from tf_robustcomp.utils.checks import check_choice
 from tf_robustcomp.utils.errors import InvalidArgument
 
 
-class PruningOptimizer(keras.optimizers.Optimizer):
+class PruningOptimizer(WrappingOptimizer):
     """Base of the pruning optimizers: it owns the order of a step, a rule is one hook.
 
     One step, for every pruned variable: put the dense weights back, let the inner optimizer step, keep the dense
@@ -427,8 +428,9 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         mask: Any = "ones"
         state = least = None
         if self.initial_masks == "from_zeros" and self._coupling is None:
-            mask = functools.partial(_nonzero, variable)
-            least = self.add_variable((), functools.partial(_zeros_share, variable), "float32", name=f"{name}_least")
+            mask = functools.partial(initial_masks.nonzero, variable)
+            share = functools.partial(initial_masks.zeros_share, variable)
+            least = self.add_variable((), share, "float32", name=f"{name}_least")
         if self.has_state:
             state = self.add_variable(variable.shape, initializer="zeros", dtype="float32", name=f"{name}_state")
         return PrunedVariable(
@@ -447,10 +449,9 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             mask: Any = "ones"
             least = None
             if self.initial_masks == "from_zeros":
-                mask = functools.partial(_used_units, self._coupling, chosen, i)
-                least = self.add_variable(
-                    (), functools.partial(_unused_share, self._coupling, chosen, i), "float32", name=f"block_{i}_least"
-                )
+                mask = functools.partial(initial_masks.used_units, self._coupling, chosen, i)
+                share = functools.partial(initial_masks.unused_share, self._coupling, chosen, i)
+                least = self.add_variable((), share, "float32", name=f"block_{i}_least")
             blocks.append(
                 ChannelBlock(
                     mask=self.add_variable((block.units,), initializer=mask, dtype="bool", name=f"block_{i}_mask"),
@@ -464,45 +465,6 @@ class PruningOptimizer(keras.optimizers.Optimizer):
     def pruned(self) -> tuple[PrunedVariable, ...]:
         """Tuple of `PrunedVariable`, once built."""
         return self._lists.pruned
-
-    # Passed through to the inner optimizer ----------------------------------------------------------------------------
-
-    @property
-    def variables(self) -> list[keras.Variable]:
-        """Own slots, then the inner optimizer's."""
-        return keras_private.own_variables(self) + self.inner_optimizer.variables
-
-    weight_decay, clipnorm, clipvalue, global_clipnorm = (inner.Setting() for _ in range(4))
-    use_ema, ema_momentum, ema_overwrite_frequency = (inner.Setting() for _ in range(3))
-    loss_scale_factor, gradient_accumulation_steps = (inner.Setting() for _ in range(2))
-
-    def exclude_from_weight_decay(self, var_list: Any = None, var_names: Any = None) -> None:
-        """Exclude variables from the inner optimizer's weight decay, by themselves or by words in their names."""
-        for one in inner.innermost(self.inner_optimizer):
-            one.exclude_from_weight_decay(var_list, var_names)
-
-    @property
-    def learning_rate(self) -> Any:
-        """The inner optimizer's."""
-        return self.inner_optimizer.learning_rate
-
-    @learning_rate.setter
-    def learning_rate(self, learning_rate: Any) -> None:
-        self.inner_optimizer.learning_rate = learning_rate
-
-    @property
-    def optimizers(self) -> list[Any]:
-        """Those that train: where Keras' SwapEMAWeights, under loss scaling outside, looks for the averages."""
-        return inner.innermost(self.inner_optimizer)
-
-    @property
-    def iterations(self) -> Any:
-        """Updates that the inner optimizer has made."""
-        return self.inner_optimizer.iterations
-
-    def scale_loss(self, loss: Any) -> Any:
-        """Scale the loss as the inner optimizer does."""
-        return self.inner_optimizer.scale_loss(loss)
 
     def finalize_variable_values(self, var_list: Any) -> None:
         """Let the inner optimizer overwrite weights (EMA), then reapply masks; warn if training ended too early."""
@@ -577,30 +539,6 @@ def _dense(gradient):
     return ops.cast(ops.convert_to_tensor(gradient, sparse=False), "float32")
 
 
-def _nonzero(variable, shape, dtype):
-    """Initial mask of a variable: where it is not zero, everywhere if it is zero everywhere."""
-    del shape
-    used = ops.not_equal(ops.convert_to_tensor(variable), 0)
-    return ops.cast(ops.logical_or(used, ops.logical_not(ops.any(used))), dtype)
-
-
-def _zeros_share(variable, shape, dtype):
-    """Fraction of a variable that its initial mask cuts."""
-    return 1.0 - ops.mean(ops.cast(_nonzero(variable, shape, "bool"), dtype))
-
-
-def _used_units(coupling, variables, index, shape, dtype):
-    """Initial mask of a block: the groups with a weight that is not zero, all if there is none."""
-    del shape
-    used = coupling.pool([ops.abs(ops.cast(ops.convert_to_tensor(v), "float32")) for v in variables])[index] > 0
-    return ops.cast(ops.logical_or(used, ops.logical_not(ops.any(used))), dtype)
-
-
-def _unused_share(coupling, variables, index, shape, dtype):
-    """Fraction of a block that its initial mask cuts."""
-    return 1.0 - ops.mean(ops.cast(_used_units(coupling, variables, index, shape, "bool"), dtype))
-
-
 def _reset(first, slot, mask):
     values = ops.convert_to_tensor(slot)
     slot.assign(ops.where(ops.convert_to_tensor(mask), values, first * ops.ones_like(values)))
@@ -625,29 +563,3 @@ def as_optimizer(optimizer: Any) -> Any:
         return optimizer
     inner = getattr(optimizer, "inner_optimizer", None)
     return None if inner is None else as_optimizer(inner)
-
-
-def reschedule(model: Any, schedule: Any, distribution: Any = None) -> None:
-    """Give a model that a pruning optimizer trains a new schedule; masks, dense weights and all slots go on.
-
-    Steps count on from ``model.optimizer.iterations``.
-
-    Args:
-        model: compiled with a pruning optimizer, such as a loaded one.
-        schedule: the new one.
-        distribution: the new one; None keeps that of before.
-
-    Raises:
-        InvalidArgument: no optimizer of this package prunes the model, or an argument breaks its rule; nothing changes.
-
-    Example:
-        >>> model = rc.load_model("sparse.keras")
-        >>> now = int(model.optimizer.iterations)
-        >>> rc.reschedule(model, rc.PolynomialDecay(0.5, 0.9, now, now + 10_000))
-    """
-    optimizer = as_optimizer(getattr(model, "optimizer", None))
-    if optimizer is None:
-        raise InvalidArgument("model must be compiled with a pruning optimizer. Received: none")
-    optimizer.reschedule(schedule, distribution)
-    if getattr(model, "train_function", None) is not None:  # a trace of it holds the old schedule
-        model.make_train_function(force=True)
