@@ -29,7 +29,7 @@ def trained(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("attack", ["converged", "paper"])
+@pytest.mark.parametrize("attack", ["ensemble", "converged", "paper"])
 def test_worst_cases_of_several_runs_end_in_one_set_of_files(trained, tmp_path, attack, capsys):
     words = [f"--models={trained / 'plain'},{trained / 'staged'}", *ATTACK, f"--attack={attack}"]
     assert eval_wass_ball.main([*words, f"--output={tmp_path / 'sub' / 'w'}"]) == 0
