@@ -29,6 +29,7 @@ class ShiftPoint(Row):
         distortion: mean over images, between the shifted image and its reconstruction.
         distortion_error: its standard error.
         images: number of images.
+        gain: fraction of the distortion that the last quarter of an attack's steps gained; nan without an attack.
     """
 
     shift: str
@@ -37,6 +38,7 @@ class ShiftPoint(Row):
     distortion: float
     distortion_error: float
     images: int
+    gain: float = math.nan
 
 
 AXIS_NAMES = {
@@ -105,34 +107,48 @@ def noise_curve(
 
 
 def lp_curve(
-    models: Any, images: Any, epsilons: Any, norm: str = "l2", steps: int = 20, progress: bool = False
+    models: Any,
+    images: Any,
+    epsilons: Any,
+    norm: str = "l2",
+    steps: int = 20,
+    progress: bool = False,
+    restarts: int = 2,
+    seed: int = 0,
 ) -> ShiftCurve:
     """Attack every image within a norm ball, as `L2Ball` and `LinfBall` do, and measure the distortion.
+
+    The column ``gain`` says whether the attack had converged.
 
     Args:
         models: as in `worst_case_curve`.
         images: (n, h, w, c) in [0, 1].
         epsilons: radii > 0.
         norm: "l2" or "linf".
-        steps: int >= 1, gradient steps.
+        steps: int >= 1, gradient steps of each ascent.
         progress: whether to show a progress bar.
+        restarts: int >= 0, further ascents from random images in the ball.
+        seed: int, of their noise.
     """
     balls = {"l2": L2Ball, "linf": LinfBall}
     check_choice("norm", norm, tuple(balls))
     models = subjects.labelled(models)
     images = subjects.checked_images(models, images, gradients=True)
-    adversaries = [balls[norm](epsilon, steps=steps) for epsilon in _strengths("epsilons", epsilons)]
+    radii = _strengths("epsilons", epsilons)
+    adversaries = [balls[norm](epsilon, steps=steps, restarts=restarts, seed=seed) for epsilon in radii]
     parts, rows = subjects.batches(images), []
     for job in subjects.each_stage(models, len(parts) * len(adversaries), progress, norm):
         arguments = subjects.call_arguments(job.model, job.stage)
         for adversary in adversaries:
-            results = []
+            results, gains = [], []
             for part in parts:
                 result = adversary.attack(job.model, part, **arguments)
                 subjects.check_defined(job.row["model"], ops.convert_to_numpy(result.defined))
                 results.append([ops.convert_to_numpy(value) for value in (result.radius, result.distortion)])
+                gains.append(float(result.gain))
                 job.bar.update()
-            rows.append(_row(job, norm, adversary.epsilon, *map(np.concatenate, zip(*results, strict=True))))
+            radius, distortion = map(np.concatenate, zip(*results, strict=True))
+            rows.append(_row(job, norm, adversary.epsilon, radius, distortion, max(gains)))
     return ShiftCurve(tuple(rows))
 
 
@@ -165,7 +181,7 @@ def _curve(kind, models, images, strengths, shift, progress, encoder):
     return ShiftCurve(tuple(rows))
 
 
-def _row(job, kind, strength, radius, distortion):
+def _row(job, kind, strength, radius, distortion, gain=math.nan):
     subjects.check_defined(job.row["model"], np.isfinite(distortion))
     distortion = distortion.astype("float64")
     error = subjects.standard_error(distortion)
@@ -178,4 +194,5 @@ def _row(job, kind, strength, radius, distortion):
         distortion=float(distortion.mean()),
         distortion_error=error,
         images=len(distortion),
+        gain=gain,
     )
