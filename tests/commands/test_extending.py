@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import keras
+import numpy as np
 import pytest
 
 import tf_robustcomp as rc
@@ -35,7 +36,7 @@ def extension(tmp_path, monkeypatch):
 
 
 def test_each_takes_less_than_twenty_lines():
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4
     for block in BLOCKS:
         assert len([line for line in block.splitlines() if line.strip() and "import" not in line]) < 20
 
@@ -111,3 +112,15 @@ def test_every_built_in_variant_is_known_to_keras():
         for variant in registry.variants(kind).values():
             cls = variant.load()
             assert keras.saving.get_registered_name(cls) == f"tf_robustcomp>{cls.__name__}"
+
+
+def test_an_encoder_offers_codes():
+    names: dict = {}
+    exec(next(block for block in BLOCKS if "rc.Encoder" in block), names)
+    model = rc.Compressor(3, levels=5, width=2, image_shape=(16, 16, 1))
+    images = np.random.default_rng(0).random((6, 16, 16, 1), dtype="float32")
+    network, found = (
+        np.sum((images - keras.ops.convert_to_numpy(model.decode(encoder(model, images)))) ** 2.0, axis=(1, 2, 3))
+        for encoder in (rc.NetworkEncoder(), names["Jumps"]())
+    )
+    assert (found <= network).all() and (found < network).any()

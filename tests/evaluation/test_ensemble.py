@@ -138,7 +138,7 @@ def test_the_worst_case_at_a_radius_finds_its_prices(model, images):
     toys = gaussian_images(np.random.default_rng(0), count=6)
     clean = (1 - factor) ** 2 * np.sum((toys - 0.5) ** 2.0, axis=(1, 2, 3)).mean()
     rho = 0.01
-    curve = rc.worst_case_at(shrinking(factor), toys, rho, climbs=9, check=0)
+    curve = rc.worst_case_at(shrinking(factor), toys, rho, climbs=8, steps=40, check=0)
     exact = (np.sqrt(clean) + (1 - factor) * np.sqrt(rho)) ** 2  # all images move away from grey in proportion
     assert curve.at(rho) == pytest.approx(exact, rel=0.02)
     gammas = [row.gamma for row in curve.rows]
