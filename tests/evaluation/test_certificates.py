@@ -10,6 +10,7 @@ from scipy.optimize import linprog
 
 import tf_robustcomp as rc
 from tests.compression.test_bitstream import MAKERS, pictures, spread
+from tests.compression.test_encoders import lively
 from tf_robustcomp.compression.symbols import decode_all
 from tf_robustcomp.evaluation import certificates
 from tf_robustcomp.evaluation.list_bound import linf_bound, wasserstein_bound
@@ -31,8 +32,7 @@ def codewords(rng):
 
 @pytest.fixture(scope="module")
 def model():
-    keras.utils.set_random_seed(4)
-    return spread(MAKERS["standard"]()).fit_entropy_model(pictures(MAKERS["standard"](), 60, seed=1))
+    return lively()
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +228,7 @@ def test_an_attack_through_an_encoder_finds_at_least_the_network_s_images(model,
     curve = rc.worst_case_curve(model, images, gammas, steps=20, check=0, encoder=encoder)
     network = rc.worst_case_curve(model, images, gammas, steps=20, check=0)
     assert [row.attack for row in curve.rows] == ["none", "encoder", "encoder"]
-    assert curve.rows[0].distortion <= network.rows[0].distortion
+    assert curve.rows[0].distortion <= network.rows[0].distortion * (1 + 1e-6)
     gains = []
     for row in curve.rows[1:]:
         changed = keras.ops.convert_to_numpy(rc.WassersteinBall(row.gamma, 20, method="adaptive")(model, images))

@@ -219,8 +219,8 @@ def _moved(image, radius, deviation, angle):
 def _enlarged(image, zoom):
     """The middle of an image, enlarged to its size."""
     centre = (np.array(image.shape[:2]) - 1) / 2
-    matrix = np.array([1 / zoom, 1 / zoom])
-    offset = centre - matrix * centre
+    matrix = np.eye(2) / zoom
+    offset = centre - matrix @ centre
     return _by_channel(
         image, lambda channel: ndimage.affine_transform(channel, matrix, offset, order=1, mode="nearest")
     )
