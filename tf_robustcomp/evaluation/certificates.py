@@ -99,7 +99,8 @@ def certified_curve(
         sup over the ball of E D  <=  gamma rho + E[max over y in [0, 1]^p of h(y) - gamma ||y - x||^2],
 
     and `list_bound` bounds the maximum.  The ceiling is the least over a grid of prices.  The floor is what
-    `CodecAttack` reaches; for an encoder that scans the list alone the two meet.
+    `CodecAttack` reaches.  For gamma > 1 the ceiling is the worst case of the list alone; the network's code, which is
+    a candidate, too, may keep the floor below it.
 
     Args:
         models: compressors, as in `worst_case_curve`; for structured models every stage on its own.
