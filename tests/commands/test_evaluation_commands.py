@@ -43,6 +43,9 @@ def test_worst_cases_of_several_runs_end_in_one_set_of_files(trained, tmp_path, 
     expected = rc.worst_case_curve({"plain": model}, images, [2, 1], attack, steps=4, check=2)
     assert curve.line("plain")[2].distortion == pytest.approx(expected.rows[2].distortion, rel=1e-5)
     assert curve.table() in capsys.readouterr().out
+    first = (tmp_path / "sub" / "w.png").read_bytes()
+    assert eval_wass_ball.main([*words, f"--output={tmp_path / 'sub' / 'w'}"]) == 0
+    assert (tmp_path / "sub" / "w.png").read_bytes() == first  # the points of every image are kept, too
 
 
 def test_rotations_end_in_one_set_of_files(trained, tmp_path):

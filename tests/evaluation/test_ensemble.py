@@ -112,6 +112,10 @@ def test_verdicts_name_what_was_missed(images):
     still = Ensemble(waves, images[:, :8, :8], 1, steps=12)
     still.climb(0.2)
     assert "not converged: " in still.verdict() and " still gained " in still.verdict()
+    for steps in (1, 3):
+        few = Ensemble(waves, images[:, :8, :8], 1, steps=steps)
+        few.climb(0.2)
+        assert few.verdict().startswith("not converged")
     nothing = Ensemble(lambda x: x, small, 1, steps=12)
     nothing.climb(1.0)
     assert nothing.verdict() == "nothing found: the gradient may be zero"

@@ -47,7 +47,7 @@ def cached(
         else:
             print(f"{path}: {label} has not changed; its results are kept", flush=True)
         joined += results
-        entries[label] = {"key": key, "rows": results.to_records()}
+        entries[label] = {"key": key, "rows": results.to_records(), "attachments": results.attachments()}
         files.write_json(path, {**{name: known[name] for name in known if name not in entries}, **entries})
     files.write_json(path, entries)
     return joined
@@ -65,6 +65,6 @@ def _known(entry, key, kind):
     if not isinstance(entry, dict) or entry.get("key") != key:
         return None
     try:
-        return kind.from_records(entry["rows"])
-    except (Error, KeyError, TypeError):
+        return kind.from_records(entry["rows"], entry.get("attachments"))
+    except (Error, KeyError, TypeError, ValueError, AttributeError):
         return None

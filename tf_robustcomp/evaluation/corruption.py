@@ -14,6 +14,7 @@ from tf_robustcomp.evaluation.results import Results, Row
 from tf_robustcomp.utils import table
 from tf_robustcomp.utils.checks import check_choice
 from tf_robustcomp.utils.errors import InvalidArgument
+from tf_robustcomp.utils.progress import bar as progress_bar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +112,7 @@ def corruption_curve(
     conditions = [("none", 0), *((name, severity) for name in names for severity in severities)]
     jobs = [(job, subjects.measurer(job.model, job.stage)) for job in subjects.each_stage(models)]
     rows: dict[int, list[CorruptionPoint]] = {place: [] for place in range(len(jobs))}
-    with subjects.progress_bar(len(conditions), "corruptions", progress) as bar:
+    with progress_bar(len(conditions), "corruptions", progress) as bar:
         for name, severity in conditions:  # made once for all models
             changed = corrupted(images, name, severity, seed) if severity else images
             rho = float(squared_error(images, changed).mean())

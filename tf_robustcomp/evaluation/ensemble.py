@@ -34,7 +34,8 @@ class Member:
     Attributes:
         name: of the member.
         won: fraction of images whose worst point it found.
-        gain: fraction of its objective that its last steps gained, over images that had not converged.
+        gain: fraction of its objective that its last steps gained, over images that had not converged; nan after a
+            single step.
     """
 
     name: str
@@ -70,8 +71,8 @@ class Ensemble:
 
     Members are the adaptive ascent of `WassersteinBall` and, from several starts, ascents whose steps Adam scales for
     each pixel: these leave plateaus that the first one takes for maxima.  Each image has its own step size and stops by
-    its own gain, so the other images of its batch do not matter.  At each price the worst points of the price before
-    are one more start.  A member that found no image's worst point at two prices in a row is left out from then on.
+    its own gain.  At each price the worst points of the price before are one more start.  A member that found no
+    image's worst point at two prices in a row is left out from then on: only there do other images matter.
 
     Args:
         model: Keras model or layer, or any function from images to images.
@@ -151,6 +152,8 @@ class Ensemble:
             said.append(f"random: gradients are means of {SAMPLES} calls")
         if not np.any(self.worst != self.images):
             said.append("nothing found: the gradient may be zero")
+        if any(np.isnan(member.gain) for member in self.members):
+            said.append("not converged: one step of each ascent cannot tell")
         still = [member for member in self.members if member.won and member.gain > LEAST_OPEN]
         if still:
             most = max(still, key=lambda member: member.gain)
@@ -192,13 +195,12 @@ class Ensemble:
             scaled = mean[active] / (1 - DECAYS[0] ** step) / (np.sqrt(square[active] / (1 - DECAYS[1] ** step)) + 1e-8)
             points[stalled] = best_points[stalled]
             points[active] = np.clip(points[active] + size[active, None, None, None] * scaled, 0, 1)
-            if step == self.steps - PATIENCE:
+            if step == max(self.steps - PATIENCE, 1):
                 recent = best.copy()
             active = active[(size[active] > SHORTEST * STEP_SIZE) & finite]
             if not len(active):
                 break
-        gained = best[active].sum() - recent[active].sum() if len(active) and np.isfinite(recent[active]).all() else 0.0
-        return best_points, float(gained / max(abs(best[np.isfinite(best)].sum()), 1e-12)), np.stack(trail)
+        return best_points, _share_gained(best, recent, active, self.steps), np.stack(trail)
 
     def _passed(self, rows, points, objective, gamma):
         """Squared distance and distortion (2, n) of points on the way; the clean ones of images that have stopped."""
@@ -216,6 +218,16 @@ class Ensemble:
     def _objective(self, images, gamma):
         radius, reached = self._measure_exactly(images)
         return reached - gamma * radius
+
+
+def _share_gained(best, recent, active, steps):
+    """Fraction of the objective that images which are still open gained lately; nan if a single step cannot tell."""
+    if not len(active):
+        return 0.0
+    if steps == 1:
+        return float("nan")
+    total = abs(best[np.isfinite(best)].sum())
+    return float((best[active] - recent[active]).sum() / max(total, 1e-12))
 
 
 def _gradient_of(model: Any, arguments: dict[str, Any], samples: int) -> Callable:

@@ -3,7 +3,7 @@
 import csv
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -113,8 +113,8 @@ class Results:
         return cls(tuple(cls._parsed(path, number, words) for number, words in enumerate(lines, 2)))
 
     @classmethod
-    def from_records(cls, records: Iterable[dict[str, Any]]) -> Self:
-        """Return the results in dicts of ``to_records``.
+    def from_records(cls, records: Iterable[dict[str, Any]], attachments: Mapping[str, Any] | None = None) -> Self:
+        """Return the results in dicts of ``to_records`` and, where a kind has more than rows, of ``attachments``.
 
         Raises:
             DataError: a record lacks a column, has another one or a value of another type.
@@ -128,6 +128,10 @@ class Results:
     def to_records(self) -> list[dict[str, Any]]:
         """Return the rows as dicts for JSON: inf and nan are strings."""
         return [{name: _plain(value) for name, value in dataclasses.asdict(row).items()} for row in self.rows]
+
+    def attachments(self) -> dict[str, Any]:
+        """Return what the results hold beside rows, as plain values for JSON; default: nothing."""
+        return {}
 
     def plot(self, axes: Any = None) -> Any:
         """Draw into matplotlib axes (new ones by default), and return them."""

@@ -1,8 +1,8 @@
 """Worst case over a Wasserstein ball against its radius: attacked points, and the concave envelope above them."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 from keras import ops
@@ -78,6 +78,16 @@ class WorstCaseCurve(Results):
         joined = super().__add__(other)
         return joined if joined is NotImplemented else type(self)(joined.rows, {**self.points, **other.points})
 
+    def attachments(self) -> dict[str, Any]:
+        """Return the points of every image, as plain values."""
+        return {label: [values.tolist() for values in points] for label, points in self.points.items()}
+
+    @classmethod
+    def from_records(cls, records: Iterable[dict[str, Any]], attachments: Mapping[str, Any] | None = None) -> Self:
+        """Return the curve in dicts of ``to_records``, with the points in those of ``attachments``."""
+        rows = super().from_records(records).rows
+        return cls(rows, {label: AttackedPoints(*map(np.array, pair)) for label, pair in (attachments or {}).items()})
+
     def envelope(self, label: str) -> tuple[np.ndarray, np.ndarray]:
         """Return the vertices of a line's concave envelope: arrays ``(rho, distortion)``, rho rising.
 
@@ -149,8 +159,8 @@ def worst_case_curve(
         attack: "ensemble", "converged", "paper" or "black_box".
         steps: int >= 1, evaluations of each ascent at most; not for "paper".
         restarts: int >= 0, further ascents from noise; only for "converged".
-        precision: "float32" or "bfloat16", in which the ascents climb; only for "converged".  The points are measured
-            in the model's own.
+        precision: "float32" or "bfloat16", in which the adaptive ascent climbs.  The points are measured in the model's
+            own.
         sources: arrays like ``images``, attacked on other models; further starts of the ensemble.
         check: int >= 0, images for which a search without gradients looks for worse points; 0 leaves it out.
         seed: int, of the restarts' noise and of that search.

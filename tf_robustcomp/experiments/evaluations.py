@@ -26,9 +26,9 @@ class Subjects:
     encoders: dict[str, Any] | None
 
     @property
-    def coding(self) -> dict[str, str]:
+    def coding(self) -> dict[str, Any]:
         """Return what the results depend on beside models and images, for `cached`."""
-        return {label: repr(encoder) for label, encoder in (self.encoders or {}).items()}
+        return {"encoders": {label: repr(one) for label, one in self.encoders.items()}} if self.encoders else {}
 
 
 def load(settings: Any) -> Subjects:
