@@ -174,27 +174,9 @@ def worst_case_curve(
     Raises:
         InvalidArgument: an argument breaks its rule.
     """
-    coded = subjects.labelled(models, encoder) if encoder is not None else {}
-    models = subjects.labelled(models)
-    images = subjects.checked_images(models, images, gradients=attack != "black_box")
     gammas = check_rising_or_falling("gammas", [float(gamma) for gamma in np.atleast_1d(gammas)])
-    check_choice("attack", attack, ATTACKS)
-    check = min(check_at_least("check", check, 0), len(images))
-    curve = WorstCaseCurve(())
-    units = len(gammas) * len(subjects.batches(images))
-    for job in subjects.each_stage(models, units, progress, "worst case"):
-        attacker: Any = None
-        if attack == "ensemble":
-            attacker = _EnsembleAttacker(job, images, steps, sources, precision, check, seed)
-        elif attack != "black_box":
-            adversary = _adversary(gammas[0], attack, steps, restarts, precision, seed)
-            attacker = _NetworkAttacker(job, images, adversary, check)
-        if coded or attack == "black_box":
-            attacker = _CodecAttacker(coded.get(job.row["model"], job.model), job, images, attacker, seed)
-        climbs = [attacker.climb(gamma) for gamma in gammas]
-        rows = tuple(_rows(job, attacker.points, climbs, "encoder" if coded else attack))
-        curve += WorstCaseCurve(rows, {} if attack == "paper" else {rows[0].line: attacker.points})
-    return curve
+    options = _Options(attack, steps, restarts, precision, check, seed, encoder, sources)
+    return _curve(models, images, options, lambda attacker: iter(gammas), len(gammas), progress)
 
 
 def worst_case_at(
@@ -223,34 +205,65 @@ def worst_case_at(
     models = subjects.labelled(model)
     if len(models) > 1 or len(subjects.stages_of(next(iter(models.values())))) > 1:
         raise InvalidArgument("worst_case_at takes one model of one stage; for others call worst_case_curve")
-    low, high = LOWEST_PRICE, HIGHEST_PRICE
+    chosen = _Options(**options)
+    check_choice("attack", chosen.attack, [name for name in ATTACKS if name != "paper"])
+
+    def prices(attacker):
+        low, high = LOWEST_PRICE, HIGHEST_PRICE
+        for _ in range(climbs):
+            gamma = (low * high) ** 0.5
+            yield gamma
+            further = attacker.points.best(gamma)[0].mean() > rho
+            low, high = (gamma, high) if further else (low, gamma)
+            if high < 1.05 * low:
+                return
+
+    return _curve(models, images, chosen, prices, climbs, progress)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Options:
+    """How to attack: arguments of `worst_case_curve`."""
+
+    attack: str = "ensemble"
+    steps: int = 100
+    restarts: int = 1
+    precision: str = "float32"
+    check: int = 32
+    seed: int = 0
+    encoder: Any = None
+    sources: Sequence[Any] = ()
+
+    def __post_init__(self):
+        check_choice("attack", self.attack, ATTACKS)
+        check_at_least("check", self.check, 0)
+
+
+def _curve(models, images, options, prices, climbs, progress):
+    """Attack every stage of every model at the prices that ``prices(attacker)`` yields, ``climbs`` of them at most."""
+    coded = subjects.labelled(models, options.encoder) if options.encoder is not None else {}
+    models = subjects.labelled(models)
+    images = subjects.checked_images(models, images, gradients=options.attack != "black_box")
     curve = WorstCaseCurve(())
-    for _ in range(climbs):
-        gamma = (low * high) ** 0.5
-        found = worst_case_curve(models, images, [gamma], progress=progress, **options)
-        curve = _joined(curve, found)
-        low, high = (gamma, high) if found.rows[1].rho > rho else (low, gamma)
-        if high < 1.05 * low:
-            break
+    units = climbs * len(subjects.batches(images))
+    for job in subjects.each_stage(models, units, progress, "worst case"):
+        attacker = _attacker(job, images, options, coded.get(job.row["model"]))
+        found = sorted((attacker.climb(gamma) for gamma in prices(attacker)), key=lambda climb: -climb.gamma)
+        rows = tuple(_rows(job, attacker.points, found, "encoder" if coded else options.attack))
+        curve += WorstCaseCurve(rows, {} if options.attack == "paper" else {rows[0].line: attacker.points})
     return curve
 
 
-def _joined(curve, found):
-    """Both curves of one line: their points compete at every price."""
-    if not curve.rows:
-        return found
-    label = found.rows[0].line
-    points = curve.points[label].with_trail(*found.points[label]) if curve.points else None
-    rows = sorted((*curve.rows, *found.rows[1:]), key=lambda row: -row.gamma)
-    return WorstCaseCurve(tuple(rows), {label: points} if points else {})
-
-
-def _adversary(gamma, attack, steps, restarts, precision, seed):
-    if attack == "paper":
-        return WassersteinBall(gamma=gamma, steps=15)
-    return WassersteinBall(
-        gamma=gamma, steps=steps, method="adaptive", restarts=restarts, precision=precision, seed=seed
-    )
+def _attacker(job, images, options, coded):
+    """The attacker of one stage; ``coded`` is the model with its encoder, or None."""
+    network: Any = None
+    if options.attack == "ensemble":
+        network = _EnsembleAttacker(job, images, options)
+    elif options.attack != "black_box":
+        network = _NetworkAttacker(job, images, options)
+    if coded is None and network is not None:
+        return network
+    return _CodecAttacker(coded or job.model, job, images, network, options.seed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,9 +280,11 @@ class _Climb:
 class _EnsembleAttacker:
     """Attacks the network by an ensemble, at one price after the other."""
 
-    def __init__(self, job, images, steps, sources, precision, check, seed):
-        self.job, self.images, self.check, self.seed = job, images, check, seed
-        self.ensemble = Ensemble(job.model, images, job.stage, steps, seed, sources, precision)
+    def __init__(self, job, images, options):
+        self.job, self.images, self.options = job, images, options
+        self.ensemble = Ensemble(
+            job.model, images, job.stage, options.steps, options.seed, options.sources, options.precision
+        )
 
     @property
     def points(self) -> AttackedPoints:
@@ -287,15 +302,20 @@ class _EnsembleAttacker:
         subjects.check_defined(self.job.row["model"], ~self.ensemble.undefined)
         self.job.bar.update(len(subjects.batches(self.images)))
         gain = max((member.gain for member in self.ensemble.members if member.won), default=0.0)
-        free = _gradient_free_gain(self.job, self.images, self.attacked, gamma, self.check, self.seed)
+        free = _gradient_free_gain(self.job, self.images, self.attacked, gamma, self.options)
         return _Climb(gamma, evaluations, gain, free, self.ensemble.verdict())
 
 
 class _NetworkAttacker:
     """Attacks the network by an adversary, at one price after the other, and keeps all points."""
 
-    def __init__(self, job, images, adversary, check):
-        self.job, self.images, self.adversary, self.check = job, images, adversary, check
+    def __init__(self, job, images, options):
+        self.job, self.images, self.options = job, images, options
+        if options.attack == "paper":
+            self.adversary = WassersteinBall(1.0, steps=15)
+        else:
+            own = {name: getattr(options, name) for name in ("steps", "restarts", "precision", "seed")}
+            self.adversary = WassersteinBall(1.0, method="adaptive", **own)
         self.attacked: np.ndarray | None = None
         self.points: AttackedPoints | None = None
 
@@ -322,16 +342,15 @@ class _NetworkAttacker:
             gamma=gamma,
             evaluations=int(max(result["evaluations"] for result in results)),
             gain=float(np.average([result["gain"] for result in results], weights=sizes)),
-            gradient_free_gain=_gradient_free_gain(
-                self.job, self.images, self.attacked, gamma, self.check, self.adversary.seed
-            ),
+            gradient_free_gain=_gradient_free_gain(self.job, self.images, self.attacked, gamma, self.options),
         )
 
 
-def _gradient_free_gain(job, images, attacked, gamma, check, seed):
-    if not check:
+def _gradient_free_gain(job, images, attacked, gamma, options):
+    if not options.check:
         return float("nan")
-    return search_gain(job.model, job.stage, images[:check], attacked[:check], gamma, seed=seed)
+    some = slice(options.check)
+    return search_gain(job.model, job.stage, images[some], attacked[some], gamma, seed=options.seed)
 
 
 class _CodecAttacker:
