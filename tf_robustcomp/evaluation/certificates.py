@@ -178,17 +178,17 @@ def _priced_rows(job, images, radii, encoder, ball, confidence, rounds):
     near = [scanned.nearest(part, NEAREST) for part in parts]
     values = np.empty((len(GAMMAS), len(images)))
     for number, gamma in enumerate(GAMMAS):
-        found = [
+        bounds = [
             scanned.bound(part, codewords, functools.partial(wasserstein_bound, gamma=gamma))
             for part, codewords in zip(parts, near, strict=True)
         ]
-        values[number] = np.concatenate([one.value for one in found])
+        values[number] = np.concatenate([one.value for one in bounds])
         job.bar.update()
     values = np.minimum(values, scanned.greatest)
     gammas = np.array(GAMMAS)
     chosen = len(images) // 5
     attack = CodecAttack(_coder(job, encoder), images, codewords=np.concatenate(near))
-    clean = float(attack.points.distortion[:, 0].mean())
+    clean, found = float(attack.points.distortion[:, 0].mean()), []
     for radius in sorted(radii):
         rho = radius if ball == "wasserstein" else radius**2
         bounds = gammas[:, None] * rho + values
@@ -201,15 +201,17 @@ def _priced_rows(job, images, radii, encoder, ball, confidence, rounds):
         if rounds:  # the next prices, too: the worst mixture has points of both sides
             for price in range(max(best - 1, 0), min(best + 2, len(GAMMAS))):
                 attack.climb(gammas[price], rounds, within=math.inf if ball == "wasserstein" else rho)
-        floor = _floor(attack.points, rho, ball)
         if ball == "wasserstein":
             price = int(bounds[:, :chosen].mean(axis=1).argmin()) if chosen else 0
             population = gammas[price] * rho + _upper_mean(values[price, chosen:], scanned.greatest, confidence)
         else:
             own = np.minimum(bounds.min(axis=0), scanned.greatest)
             population = _upper_mean(own, scanned.greatest, confidence)
-        yield _row(job, ball, radius, clean, floor, ceiling, gamma, population, confidence, images)
+        found.append((radius, rho, ceiling, gamma, population))
         job.bar.update()
+    for radius, rho, ceiling, gamma, population in found:  # after all climbs: their points count at every radius
+        floor = _floor(attack.points, rho, ball)
+        yield _row(job, ball, radius, clean, floor, ceiling, gamma, population, confidence, images)
 
 
 def _linf_rows(job, images, radii, encoder, ball, confidence, rounds):
