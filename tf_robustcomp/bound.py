@@ -8,7 +8,6 @@ Trains a network that has a short code for each point of the grid, writes its fi
 read, and writes bounds.csv.  `--model` takes a run directory, a .keras, a .rcsm or a .rcnb file instead.
 """
 
-import dataclasses
 import functools
 import sys
 

@@ -39,7 +39,9 @@ def test_the_inverse_inverts_kl():
 
 def test_the_inverse_is_the_root_that_scipy_finds():
     for q, c in ((0.02, 0.04), (0.3, 0.1), (0.0, 0.01)):
-        root = optimize.brentq(lambda p, q=q, c=c: special.rel_entr(q, p) + special.rel_entr(1 - q, 1 - p) - c, q + 1e-15, 1 - 1e-12)
+        root = optimize.brentq(
+            lambda p, q=q, c=c: special.rel_entr(q, p) + special.rel_entr(1 - q, 1 - p) - c, q + 1e-15, 1 - 1e-12
+        )
         assert kl_inverse(q, c) == pytest.approx(root, abs=1e-9)
 
 

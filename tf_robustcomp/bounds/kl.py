@@ -18,10 +18,10 @@ HALVINGS = 100
 
 
 def kl(q: float, p: float) -> float:
-    """Return the relative entropy in nats of coins that fall with probability q and p: q ln(q/p) + (1-q) ln((1-q)/(1-p)).
+    """Return q ln(q/p) + (1-q) ln((1-q)/(1-p)), the relative entropy of two coins in nats.
 
     Args:
-        q, p: floats in [0, 1].
+        q, p: floats in [0, 1], the probabilities of heads.
     """
     return sum(a * math.log(a / b) if b else math.inf for a, b in ((q, p), (1 - q, 1 - p)) if a)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from tf_robustcomp.backend.gradients import numpy_values
 from tf_robustcomp.bounds import code
-from tf_robustcomp.bounds.optimizers import MOST, CodedOptimizer, Quantize, Subspace, projection, seeded_weights
+from tf_robustcomp.bounds.optimizers import MOST, CodedOptimizer, Subspace, projection, seeded_weights
 from tf_robustcomp.coding import tables
 from tf_robustcomp.networks.compact import compact_network
 from tf_robustcomp.utils.errors import DataError, InvalidArgument

@@ -158,7 +158,7 @@ class CodedOptimizer(WrappingOptimizer):
     def symbols(self) -> tuple[list[np.ndarray], list[int]]:
         """Return the integers k of each latent, and the place of its step size in `code.STEPS`."""
         pairs = [(ops.convert_to_numpy(k), ops.convert_to_numpy(s)) for k, s in self._quantised()]
-        return [k.astype(np.int64) for k, _ in pairs], [int(np.flatnonzero(STEPS == s)[0]) for _, s in pairs]
+        return [k.astype(np.int64) for k, _ in pairs], [int(np.flatnonzero(s == STEPS)[0]) for _, s in pairs]
 
     def code_length(self) -> float:
         """Return an estimate of the bits of all k: those of discrete Laplace distributions of their mean magnitudes.
@@ -266,8 +266,8 @@ class Subspace(CodedOptimizer):
         inner_optimizer, examples, bit_weight, levels: see `CodedOptimizer`.
         dim: int >= 1, number of coordinates.
         seed: int, 0 to 65535, of theta0 and P.
-        begin: "seed", see above, or "model": theta0 is what the weights were when the optimizer was built, for a network
-            whose beginning was trained on other data.
+        begin: "seed", see above, or "model": theta0 is what the weights were when the optimizer was built, for a
+            network whose beginning was trained on other data.
 
     Raises:
         InvalidArgument: an argument breaks its rule, or a vector of the model does not begin as a constant.

@@ -78,7 +78,9 @@ def of_model(settings: Any) -> None:
             model, bits = load_sparse(file), 8 * file.stat().st_size
     shape = tuple(data["train"][0].shape[1:])
     if tuple(model.input_shape[1:]) != shape:
-        raise InvalidArgument(f"--data must hold images {tuple(model.input_shape[1:])} for this network. Found: {shape}")
+        raise InvalidArgument(
+            f"--data must hold images {tuple(model.input_shape[1:])} for this network. Found: {shape}"
+        )
     _print([_bounds(settings, path.name, model, bits, data, slice(None))], "if its architecture was fixed before")
 
 

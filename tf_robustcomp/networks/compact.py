@@ -1,5 +1,6 @@
 """Networks of few weights, each used many times, so that their code is short."""
 
+import math
 from collections.abc import Sequence
 
 import keras
@@ -40,9 +41,10 @@ def compact_network(
             x = layers.MaxPooling2D(2, padding="same")(x)
         x = layers.Add()([x, shared(layers.ReLU()(_norm(x)))])
     x = layers.GlobalAveragePooling2D()(layers.ReLU()(_norm(x)))
-    return keras.Model(inputs, layers.Dense(classes)(_norm(x)), name="compact")
+    return keras.Model(inputs, layers.Dense(classes)(_norm(x, 2.0)), name="compact")
 
 
-def _norm(x):
-    """All numbers of an example at mean 0 and variance 1."""
-    return layers.LayerNormalization(axis=tuple(range(1, len(x.shape))), center=False, scale=False, epsilon=1e-5)(x)
+def _norm(x, size=1.0):
+    """All numbers of an example, at a root mean square of ``size``."""
+    axes = tuple(range(1, len(x.shape)))
+    return layers.Rescaling(size * math.sqrt(math.prod(x.shape[1:])))(layers.UnitNormalization(axes)(x))
