@@ -2,11 +2,16 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import keras
-from keras import layers
+import numpy as np
+from keras import layers, ops
 
 from tf_robustcomp.utils.checks import check_at_least
+from tf_robustcomp.utils.errors import InvalidArgument
+
+SIDE = 5  # pixels of the cosine filters
 
 
 def compact_network(
@@ -14,34 +19,87 @@ def compact_network(
 ) -> keras.Model:
     """Return a residual network whose blocks share one convolution.
 
-    A 5x5 convolution of stride 2; ``stages`` times: ``repeats / stages`` blocks x + conv3x3(ReLU(norm(x))), and between
-    stages a maximum over 2x2; the mean over positions; dense.  The norms have no weights and keep no statistics.  So
-    a network of ``width`` w has 25 w channels + 9 w^2 + classes w weights and 2 w + classes biases.
+    ``width`` fixed cosine filters of 5x5 at stride 2; ``stages`` times: ``repeats / stages`` blocks
+    x + conv3x3(ReLU(norm(x))) + bias of the block, and between stages a maximum over 2x2; the mean over positions;
+    dense.
+    Filters and norms have no weights and keep no statistics, so that their code is empty.  A network of width w, r
+    repeats and k classes has 9 w^2 + r w + k (w + 1) weights.
 
     Args:
         input_shape: (height, width, channels) of images in [0, 1].
         classes: size of the output.
-        width: channels.
-        repeats: number of blocks, a multiple of ``stages``.
+        width: channels, at most 25 for each channel of the images.
+        repeats: number of blocks.
         stages: number of image sizes.
 
     Returns:
         Functional ``keras.Model``: (n, height, width, channels) -> logits (n, classes).
 
     Raises:
-        InvalidArgument: an argument is below 1.
+        InvalidArgument: an argument is below 1, or the width is too large.
     """
     for name, value in {"width": width, "repeats": repeats, "stages": stages}.items():
         check_at_least(name, value, 1)
     inputs = layers.Input(tuple(input_shape))
-    x = layers.Conv2D(width, 5, strides=2, padding="same")(_norm(inputs))
-    shared = layers.Conv2D(width, 3, padding="same")
+    x = CosineFilters(width)(_norm(inputs))
+    shared = layers.Conv2D(width, 3, padding="same", use_bias=False)
     for block in range(repeats):
         if block and block % max(1, repeats // stages) == 0:
             x = layers.MaxPooling2D(2, padding="same")(x)
-        x = layers.Add()([x, shared(layers.ReLU()(_norm(x)))])
+        x = layers.Add()([x, ChannelBias()(shared(layers.ReLU()(_norm(x))))])
     x = layers.GlobalAveragePooling2D()(layers.ReLU()(_norm(x)))
     return keras.Model(inputs, layers.Dense(classes)(_norm(x, 2.0)), name="compact")
+
+
+@keras.saving.register_keras_serializable("tf_robustcomp")
+class CosineFilters(layers.Layer):
+    """Fixed 5x5 filters at stride 2, those of the discrete cosine transform, the lowest frequencies first.
+
+    Args:
+        filters: int, 1 to 25 for each channel of the input; each frequency is taken of all channels before the next.
+    """
+
+    def __init__(self, filters: int, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.filters = check_at_least("filters", filters, 1)
+
+    def build(self, input_shape: Any) -> None:
+        """Make the filters."""
+        channels = input_shape[-1]
+        if self.filters > SIDE**2 * channels:
+            raise InvalidArgument(f"width must be at most {SIDE**2 * channels} here. Received: width={self.filters}")
+        order = sorted((i + j, max(i, j), i, j) for i in range(SIDE) for j in range(SIDE))
+        kernel = np.zeros((SIDE, SIDE, channels, self.filters), np.float32)
+        for number in range(self.filters):
+            frequency, channel = divmod(number, channels)
+            kernel[:, :, channel, number] = np.outer(*map(_cosine, order[frequency][2:]))
+        self.kernel = kernel
+
+    def call(self, inputs: Any) -> Any:
+        """Return the filtered images (n, height / 2, width / 2, filters)."""
+        return ops.conv(inputs, ops.cast(self.kernel, inputs.dtype), strides=2, padding="same")
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments as plain values."""
+        return super().get_config() | {"filters": self.filters}
+
+
+@keras.saving.register_keras_serializable("tf_robustcomp")
+class ChannelBias(layers.Layer):
+    """Adds one number to each channel; for uses of one convolution that differ in their biases."""
+
+    def build(self, input_shape: Any) -> None:
+        """Make the numbers."""
+        self.bias = self.add_weight(shape=(input_shape[-1],), initializer="zeros", name="bias")
+
+    def call(self, inputs: Any) -> Any:
+        """Return the sum."""
+        return inputs + self.bias
+
+
+def _cosine(frequency):
+    scale = math.sqrt((2 if frequency else 1) / SIDE)
+    return scale * np.cos(math.pi * frequency * (np.arange(SIDE) + 0.5) / SIDE)
 
 
 def _norm(x, size=1.0):
