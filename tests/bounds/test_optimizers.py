@@ -109,7 +109,7 @@ def test_one_step_is_that_of_the_published_estimates():
     rate, n, price = 0.01, 10, 0.7
     optimizer = Quantize(keras.optimizers.SGD(rate), n, bit_weight=price, levels=5)
     after = gradient_step(optimizer, [weights], [gradient])[0]
-    step = float(code.STEPS[round(4 * math.log2(np.sqrt(np.mean(weights**2)) / 4)) + code.ZERO_STEP])
+    step = float(code.STEPS[np.abs(code.STEPS - np.sqrt(np.mean(weights**2)) / 4).argmin()])
     scaled = weights / step
     inside = np.abs(scaled) <= 2.5
     numbers = np.clip(np.round(scaled), -2, 2)

@@ -10,7 +10,7 @@ from tf_robustcomp.utils.errors import InvalidArgument
 @pytest.mark.parametrize(("width", "repeats", "stages"), [(8, 6, 2), (3, 1, 1), (12, 9, 3)])
 def test_it_has_the_weights_that_its_description_counts(width, repeats, stages):
     model = compact_network((28, 28, 1), 10, width, repeats, stages)
-    assert model.count_params() == 9 * width**2 + repeats * width + 10 * (width + 1)
+    assert model.count_params() == width * (width + 10) + 10 * (width + 1)
     assert not model.non_trainable_variables
 
 

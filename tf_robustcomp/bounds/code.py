@@ -24,15 +24,16 @@ from tf_robustcomp.coding.sparse_tensors import Reader
 from tf_robustcomp.utils import files
 from tf_robustcomp.utils.errors import DataError
 
-# Step sizes: (4 + m) / 4 2^e, exact in float32, so that k s is the same number everywhere.
-STEPS = np.array([(4 + m) / 4 * 2.0**e for e in range(-12, 4) for m in range(4)], np.float32)
-ZERO_STEP = 48  # place of step size 1
+# Step sizes: (64 + m) / 64 2^e, exact in float32, so that k s is the same number everywhere.  They are close: where one
+# gives way to the next while training, all weights of a tensor move.
+PER_OCTAVE = 64
+STEPS = np.array([(1 + m / PER_OCTAVE) * 2.0**e for e in range(-12, 4) for m in range(PER_OCTAVE)], np.float32)
+ZERO_STEP = 12 * PER_OCTAVE  # place of step size 1
 # Scales of the discrete Laplace distribution with which the adaptive table begins: 1024 t, P(k) ~ t^abs(k).  They are
 # those of mean magnitudes 0.016 * 1.6^i.
 RATIOS = (8, 13, 21, 34, 54, 85, 135, 211, 318, 453, 596, 723, 822, 892, 939)
 PRIOR = 12  # weight of the beginning table, in symbols
 BLOCKS = 32  # the table follows each t-th part of this of the symbols so far; 1 symbol at first
-PARAMETERS = ((64, "step sizes"), (16, "scales"))
 CHECKSUM = 4
 
 

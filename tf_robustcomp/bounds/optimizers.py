@@ -12,11 +12,10 @@ from keras import ops
 from tf_robustcomp.backend import inner, keras_private
 from tf_robustcomp.backend.gradients import apply_gradients, numpy_values
 from tf_robustcomp.backend.wrapper import WrappingOptimizer
-from tf_robustcomp.bounds.code import STEPS, ZERO_STEP
+from tf_robustcomp.bounds.code import PER_OCTAVE, STEPS, ZERO_STEP
 from tf_robustcomp.utils.checks import check_at_least, check_choice
 from tf_robustcomp.utils.errors import InvalidArgument
 
-STEPS_PER_OCTAVE = 4
 MOST = 2**16 - 1  # of a dimension or a seed, as files hold them
 
 
@@ -140,7 +139,9 @@ class CodedOptimizer(WrappingOptimizer):
     def _quantised(self):
         """For each latent its integers k, as floats, and its step size s."""
         log_steps = ops.convert_to_tensor(self._trained[-1])
-        places = ops.clip(ops.round(STEPS_PER_OCTAVE * log_steps) + ZERO_STEP, 0, len(STEPS) - 1)
+        octaves = ops.floor(log_steps)
+        places = ops.round(PER_OCTAVE * (octaves + 2.0 ** (log_steps - octaves) - 1.0)) + ZERO_STEP
+        places = ops.clip(places, 0, len(STEPS) - 1)
         steps = ops.take(ops.convert_to_tensor(STEPS), ops.cast(places, "int32"))
         most = self.levels // 2
         pairs = []

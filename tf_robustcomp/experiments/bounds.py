@@ -10,9 +10,8 @@ import keras
 import numpy as np
 
 from tf_robustcomp.backend.gradients import read
-from tf_robustcomp.bounds import code_bits, generalization_bound, load_code, save_code
-from tf_robustcomp.bounds.kl import KINDS
-from tf_robustcomp.bounds.network_file import coded_optimizer
+from tf_robustcomp.bounds.kl import KINDS, generalization_bound
+from tf_robustcomp.bounds.network_file import code_bits, coded_optimizer, load_code, save_code
 from tf_robustcomp.bounds.optimizers import Quantize, Subspace
 from tf_robustcomp.data.batches import evaluation_batches, scaled, training_batches
 from tf_robustcomp.experiments.classifier import compiled, labelled_records
