@@ -5,7 +5,7 @@
     python -m tf_robustcomp.bound --data mnist --model out-bound/w4-s0/network.rcnb
 
 Trains a network that has a short code for each point of the grid, writes its file, reads it back, evaluates what it
-read, and writes bounds.csv.  `--model` takes a run directory, a .keras, a .rcsm or a .rcnb file instead.
+read, and writes bounds.csv and bounds.png.  `--model` takes a run directory, a .keras, a .rcsm or a .rcnb file instead.
 """
 
 import functools

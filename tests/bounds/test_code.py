@@ -48,7 +48,7 @@ def test_values_take_about_their_entropy():
 
 
 def test_krafts_inequality_holds_over_every_network_of_a_toy_language():
-    """All tensors of 3 integers in {-1, 0, 1} with each 16th step size; none begins another, the sum of 2^-l is below 1."""
+    """All tensors of 3 integers in {-1, 0, 1} with each 16th step size; none begins another, and 2^-l sum to <= 1."""
     contents = {
         content_of([(np.array(values), step)], levels=3)[1]
         for values in itertools.product((-1, 0, 1), repeat=3)

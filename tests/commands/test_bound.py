@@ -27,6 +27,7 @@ def test_a_grid_is_paid_for_and_each_file_is_what_was_bounded(tmp_path, capsys):
         expected = rc.generalization_bound(float(row["training_error"]), float(row["bits"]), 300)
         assert float(row["bound"]) == pytest.approx(expected)
         assert row["verdict"] == "vacuous"
+    assert (tmp_path / "bounds.png").is_file()
     first = capsys.readouterr().out
     assert "prior fixed before the data" in first and "values" in first and "grid 2.0 more" in first
     assert bound.main(flags) == 0  # all runs have finished: the same table again

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from tf_robustcomp.pruning import load_sparse, save_sparse
 from tf_robustcomp.runs import trainer
 from tf_robustcomp.runs.directory import Run
 from tf_robustcomp.runs.models import load_trained, model_path
-from tf_robustcomp.utils import table
+from tf_robustcomp.utils import drawing, table
 from tf_robustcomp.utils.errors import InvalidArgument
 
 CODE, SPARSE = ".rcnb", ".rcsm"
@@ -55,8 +56,30 @@ def of_grid(command: str, settings: Any) -> None:
         rows.append(_row(own, path / name, data, slice(first, None), begin, math.log2(len(grid))))
     best = min(rows, key=lambda row: row["bound"])
     table.write_csv(Path(settings.train_dir) / "bounds.csv", rows)
+    draw(Path(settings.train_dir) / "bounds.png", rows)
     _print(rows, "prior from the first images: data-dependent" if first else "prior fixed before the data")
     print(f"best: {best['network']}, true error at most {best['bound']:.4f} with probability {1 - settings.delta:g}")
+
+
+def draw(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Draw training error, test error and bound against the bits of the code.
+
+    Args:
+        path: of the figure.
+        rows: of bounds.csv.
+    """
+    figure, axis = drawing.pyplot().subplots(figsize=(6, 4), layout="constrained")
+    ordered = sorted(rows, key=lambda row: float(row["bits"]))
+    for number, name in enumerate(("bound", "test_error", "training_error")):
+        points = [(float(row["bits"]), float(row[name])) for row in ordered if row[name] != ""]
+        axis.plot(
+            *zip(*points, strict=True) if points else ((), ()), **drawing.line(number), label=name.replace("_", " ")
+        )
+    axis.axhline(float(ordered[0]["chance"]), color="grey", linewidth=0.8, linestyle=":", label="guessing")
+    axis.set(xlabel="bits of the code", ylabel="fraction of images", ylim=(0, None))
+    axis.grid(alpha=0.3)
+    axis.legend()
+    drawing.save(figure, path)
 
 
 def of_model(settings: Any) -> None:
