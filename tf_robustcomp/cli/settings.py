@@ -175,7 +175,7 @@ class BoundSettings(DeviceSettings):
         "quantize", "what is coded: all weights, or coordinates in a subspace", choices=("quantize", "subspace")
     )
     width: int = field(16, "channels of the network", minimum=1, maximum=64)
-    repeats: int = field(8, "times its convolutions are used", minimum=1, maximum=16)
+    repeats: int = field(6, "times its convolutions are used", minimum=1, maximum=16)
     stages: int = field(2, "image sizes that it sees", minimum=1, maximum=4)
     dim: int = field(1000, "dimensions of the subspace", minimum=1, maximum=65535)
     levels: int = field(31, "values of a coded number, odd", minimum=3, maximum=255)
@@ -188,7 +188,7 @@ class BoundSettings(DeviceSettings):
         maximum=0.99,
     )
     prior_epochs: float = field(10.0, "passes over the images of the prior", above=0)
-    epochs: float = field(12.0, "passes over the images", above=0)
+    epochs: float = field(16.0, "passes over the images", above=0)
     batch_size: int = field(128, "images in a batch", minimum=1)
     learning_rate: float = field(0.012, "of Adam at its highest; it rises for 400 steps, then falls to 0", above=0)
     proportion_random: float = field(0.0, "fraction of the labels that are redrawn", minimum=0, maximum=1)

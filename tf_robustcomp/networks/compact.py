@@ -15,12 +15,12 @@ SIDE = 5  # pixels of the cosine filters
 
 
 def compact_network(
-    input_shape: Sequence[int] = (28, 28, 1), classes: int = 10, width: int = 16, repeats: int = 8, stages: int = 2
+    input_shape: Sequence[int] = (28, 28, 1), classes: int = 10, width: int = 16, repeats: int = 6, stages: int = 2
 ) -> keras.Model:
     """Return a residual network whose blocks share one depthwise and one pointwise convolution.
 
-    ``width`` fixed cosine filters of 5x5 at stride 2; blocks x + pointwise(ReLU(norm(depthwise 3x3(x)))), with a
-    maximum over 2x2 after every second one until there are ``stages`` image sizes; the mean over positions; dense.
+    ``width`` fixed cosine filters of 5x5 at stride 2; blocks x + pointwise(ReLU(norm(depthwise 3x3(x)))), in ``stages``
+    parts of which each begins with a maximum over 2x2, but the first; the mean over positions; dense.
     Filters and norms have no weights and keep no statistics, so that they take no code.  A network of width w and k
     classes has w (w + 10) + k (w + 1) weights, however often they are used.
 
@@ -44,7 +44,7 @@ def compact_network(
     depthwise = layers.DepthwiseConv2D(3, padding="same", use_bias=False)
     pointwise = layers.Conv2D(width, 1)
     for block in range(repeats):
-        if block in range(2, 2 * stages, 2):
+        if block and block % math.ceil(repeats / stages) == 0:
             x = layers.MaxPooling2D(2, padding="same")(x)
         x = layers.Add()([x, pointwise(layers.ReLU()(_norm(depthwise(x))))])
     x = layers.GlobalAveragePooling2D()(layers.ReLU()(_norm(x)))
