@@ -12,6 +12,13 @@ from .adversaries.augmentation import Augmentation as Augmentation
 from .adversaries.augmentation import NoiseAugmentation as NoiseAugmentation
 from .adversaries.augmentation import RotationAugmentation as RotationAugmentation
 from .backend.fused import Adam as Adam
+from .bounds.kl import generalization_bound as generalization_bound
+from .bounds.kl import least_bits as least_bits
+from .bounds.network_file import code_bits as code_bits
+from .bounds.network_file import load_code as load_code
+from .bounds.network_file import save_code as save_code
+from .bounds.optimizers import Quantize as Quantize
+from .bounds.optimizers import Subspace as Subspace
 from .compression import CompressionModel as CompressionModel
 from .compression import Compressor as Compressor
 from .compression import MinMaxTraining as MinMaxTraining
@@ -44,6 +51,7 @@ from .evaluation import rate_allocation as rate_allocation
 from .evaluation import rotation_curve as rotation_curve
 from .evaluation import worst_case_at as worst_case_at
 from .evaluation import worst_case_curve as worst_case_curve
+from .networks import compact_network as compact_network
 from .networks import resnet_v2 as resnet_v2
 from .pruning import DNS as DNS
 from .pruning import ERK as ERK

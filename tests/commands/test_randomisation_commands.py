@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
+import tf_robustcomp as rc
 from tests.pruning.models import numpy_state
 from tf_robustcomp import plot_summary, prune_resnet_dns, run, train_resnet_random
 from tf_robustcomp.data.images import load_images
@@ -163,6 +165,25 @@ def test_the_summary_gives_means_and_ranges_over_seeds(study, tmp_path, capsys):
     assert [float(row["train_accuracy_min"]), float(row["train_accuracy_max"])] == pytest.approx(
         sorted(found), abs=1e-6
     )
+
+
+def test_a_run_tells_the_bits_that_its_accuracy_needs_and_those_of_its_file(tmp_path):
+    one, other = (summary.Result(1.0, 0.9, 0.9, a, a, 0.1, 50000, 10, file_bits=a * 1e6) for a in (0.8, 1.0))
+    (row,) = table = summary.summarise([one, other])
+    assert row["least_bits"] == pytest.approx(rc.least_bits(0.1, 0.9, 50000)) and row["file_bits"] == 9e5
+    (row,) = summary.summarise([summary.Result(1.0, 0.9, 0.9, 1.0, 1.0, 0.1)])  # of how many examples nobody knows
+    assert row["least_bits"] == "" and row["file_bits"] == ""
+    summary.draw(tmp_path / "figure.png", [*table, row], "trained on digits")
+
+
+@pytest.mark.parametrize("folder", ["randomisation", "randomisation/published-threshold"])
+def test_no_committed_network_lies_below_the_least_bits(folder):
+    """Their files are not kept: every nonzero of a ResNet-8 takes 32 bits in them, of its 77,616 weights in kernels."""
+    root = Path(__file__).parents[2] / "results" / folder
+    for row in csv.DictReader((root / "figures/summary.csv").read_text().splitlines()):
+        proportion, sparsity = float(row["proportion_random"]), float(row["sparsity"])
+        needed = summary.needed_bits(proportion, float(row["train_accuracy_max"]), int(row["train_records"]))
+        assert needed <= 32 * (1 - sparsity) * 77616, row
 
 
 @pytest.mark.parametrize("seeds", [3, 6, 20])

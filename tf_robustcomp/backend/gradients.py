@@ -1,10 +1,12 @@
 """Gradients, tracing and reading of variables on every backend."""
 
+import contextlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
+import numpy as np
 
 from tf_robustcomp.backend import BACKEND
 
@@ -133,6 +135,12 @@ def read(variable: Any) -> Any:
     if BACKEND == "tensorflow":
         return tf.convert_to_tensor(value)
     return value.detach() if BACKEND == "torch" else value
+
+
+def numpy_values(variables: Iterable) -> list[np.ndarray]:
+    """Return the values of variables as arrays, also while TensorFlow traces a function that uses them."""
+    with tf.init_scope() if BACKEND == "tensorflow" else contextlib.nullcontext():
+        return [keras.ops.convert_to_numpy(variable) for variable in variables]
 
 
 def is_concrete(x: Any) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import constriction
 import numpy as np
 
-from tf_robustcomp.utils.errors import DataError
+from tf_robustcomp.utils.errors import DataError, Error
 
 WORD = np.dtype("<u4")
 TOTAL = 2**16  # sum of a row
@@ -67,7 +67,9 @@ def decoder(data: bytes, error: type[DataError]) -> Iterator[Any]:
         yield coder
         left = not coder.is_empty()
     except BaseException as caught:  # a Rust panic is no Exception
-        if not isinstance(caught, Exception) and type(caught).__name__ != "PanicException":
+        if isinstance(caught, Error) or not (
+            isinstance(caught, Exception) or type(caught).__name__ == "PanicException"
+        ):
             raise
         raise error("symbols cannot be decoded") from None
     if left:

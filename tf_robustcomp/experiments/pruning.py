@@ -1,12 +1,14 @@
 """Prune a trained ResNet on its partly random labels (Guo et al. 2016, arXiv 1608.04493, and other rules)."""
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import keras
 
 from tf_robustcomp.cli.flags import Parsed
 from tf_robustcomp.experiments import classifier
-from tf_robustcomp.pruning import PolynomialDecay, sparsity_report
+from tf_robustcomp.pruning import PolynomialDecay, save_sparse, sparsity_report
 from tf_robustcomp.runs.directory import Run
 from tf_robustcomp.utils import registry
 
@@ -43,4 +45,12 @@ def _sparsity(model):
 
 def _layers(model):
     report = sparsity_report(model, sizes=False)
-    return {"sparsity": report.total.sparsity, "sparsity_per_layer": {row.path: row.sparsity for row in report.rows}}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "network.rcsm"
+        save_sparse(model, file)
+        bits = 8 * file.stat().st_size
+    return {
+        "file_bits": bits,
+        "sparsity": report.total.sparsity,
+        "sparsity_per_layer": {row.path: row.sparsity for row in report.rows},
+    }

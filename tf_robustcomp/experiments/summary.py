@@ -6,11 +6,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tf_robustcomp.bounds.kl import least_bits
 from tf_robustcomp.runs.models import find_runs
 from tf_robustcomp.utils import documents, drawing, table
 from tf_robustcomp.utils.errors import DataError, RunError
 
 COMMANDS = ("train_resnet_random", "prune_resnet_dns")
+GUESSED_WRONG = 0.9  # of labels drawn at random from 10 classes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Result:
     train_records: int = 0
     test_records: int = 0
     dataset: str = ""
+    file_bits: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +63,7 @@ class Evaluation:
     true_labels: Accuracy
     sparsity: float = 0.0
     records: int = 0
+    file_bits: float | None = None
 
 
 def write(roots: Sequence[str | Path], output: Path) -> None:
@@ -106,6 +110,20 @@ def summarise(results: Sequence[Result]) -> list[dict[str, Any]]:
     return [_row(proportion, target, group) for (proportion, target), group in sorted(groups.items())]
 
 
+def needed_bits(proportion_random: float, accuracy: float, records: int) -> float | str:
+    """Return the bits of the shortest code that a network of such accuracy may have, "" where its data are not known.
+
+    Of labels of which a fraction is redrawn from 10 classes, no network gets less than 0.9 of the fraction wrong on
+    new examples; so `least_bits` holds at that error, with probability 0.95, and no file is smaller.
+
+    Args:
+        proportion_random: fraction of labels that are redrawn.
+        accuracy: on the labels trained on.
+        records: that the network was trained on.
+    """
+    return least_bits(1 - accuracy, GUESSED_WRONG * proportion_random, records) if records else ""
+
+
 def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write the rows of `summarise` as CSV."""
     rounded = ({name: round(v, 6) if isinstance(v, float) else v for name, v in row.items()} for row in rows)
@@ -137,9 +155,15 @@ def title(datasets: Iterable[str]) -> str:
 
 
 def draw(path: Path, rows: Sequence[dict[str, Any]], heading: str) -> None:
-    """Draw training accuracy (on the random labels) and test accuracy (on true ones) against the sparsity reached."""
+    """Draw training and test accuracy, and the bits that a network needs and its file has, against sparsity reached.
+
+    Args:
+        path: of the figure.
+        rows: of `summarise`, as numbers; "" where one is missing.
+        heading: title of the figure.
+    """
     plt = drawing.pyplot()
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharex=True, layout="constrained")
+    figure, (*axes, bits) = plt.subplots(1, 3, figsize=(15, 4), sharex=True, layout="constrained")
     titles = {"train": "training accuracy, on the labels trained on", "test": "test accuracy, on true labels"}
     proportions = sorted({row["proportion_random"] for row in rows})
     for axis, (split, name) in zip(axes, titles.items(), strict=True):
@@ -152,6 +176,11 @@ def draw(path: Path, rows: Sequence[dict[str, Any]], heading: str) -> None:
         axis.axhline(0.1, color="grey", linewidth=0.8, linestyle=":", label="chance")
         axis.grid(alpha=0.3)
         axis.legend(title="random labels", fontsize=8, title_fontsize=8, loc="best")
+    for number, proportion in enumerate(proportions):
+        _draw_bits(bits, [row for row in rows if row["proportion_random"] == proportion], drawing.line(number))
+    bits.set_title("least bits of a code (lines), bits of the file (marks alone)\nprobability 0.95", fontsize=10)
+    bits.set(xlabel="sparsity reached", ylabel="bits", yscale="symlog")
+    bits.grid(alpha=0.3)
     figure.suptitle(heading, fontsize=10)
     drawing.save(figure, path)
 
@@ -173,12 +202,14 @@ def _read(run):
         train_records=train.records,
         test_records=test.records if test else 0,
         dataset=settings.dataset,
+        file_bits=train.file_bits,
     )
 
 
 def _row(proportion, target, group):
     train = [result.train_accuracy for result in group]
     test = [result.test_accuracy for result in group if result.test_accuracy is not None]
+    files = [result.file_bits for result in group if result.file_bits is not None]
     return {
         "proportion_random": proportion,
         "target_sparsity": target,
@@ -193,7 +224,22 @@ def _row(proportion, target, group):
         "test_accuracy_max": max(test) if test else "",
         "train_records": group[0].train_records,
         "test_records": group[0].test_records,
+        "least_bits": needed_bits(proportion, statistics.mean(train), group[0].train_records),
+        "file_bits": statistics.mean(files) if files else "",
     }
+
+
+def _draw_bits(axis, rows, look):
+    """Draw the least bits as a line; no file, a mark, may lie below it."""
+    rows = sorted(rows, key=lambda row: row["sparsity"])
+    needed = [
+        (row["sparsity"], needed_bits(row["proportion_random"], row["train_accuracy"], int(row["train_records"])))
+        for row in rows
+        if row.get("train_records")
+    ]
+    kept = [(row["sparsity"], row["file_bits"]) for row in rows if row.get("file_bits")]
+    axis.plot([x for x, _ in needed], [y for _, y in needed], **look | {"marker": ""})
+    axis.plot([x for x, _ in kept], [y for _, y in kept], **look | {"linestyle": ""})
 
 
 def _draw_line(axis, rows, split, label, look):

@@ -10,14 +10,14 @@ from typing import Any
 import keras
 from keras import ops
 
-from tf_robustcomp.backend import keras_private
+from tf_robustcomp.backend import inner, keras_private
 from tf_robustcomp.backend.gradients import apply_gradients, compiled, is_concrete, read
 from tf_robustcomp.backend.replicas import summed_over_replicas, update_on_every_replica
-from tf_robustcomp.pruning import distributions, initial_masks, inner, patterns, schedules
+from tf_robustcomp.backend.wrapper import WrappingOptimizer
+from tf_robustcomp.pruning import distributions, initial_masks, patterns, schedules
 from tf_robustcomp.pruning.context import ChannelBlock, PrunedVariable, StepContext
 from tf_robustcomp.pruning.coupling import coupling_of
 from tf_robustcomp.pruning.roles import is_kernel
-from tf_robustcomp.pruning.wrapper import WrappingOptimizer
 from tf_robustcomp.utils.checks import check_choice
 from tf_robustcomp.utils.errors import InvalidArgument
 
@@ -486,25 +486,6 @@ class PruningOptimizer(WrappingOptimizer):
     def _sparsity(self):
         masks = [ops.convert_to_numpy(p.mask) for p in self._lists.blocks or self.pruned]
         return 1.0 - sum(mask.sum() for mask in masks) / sum(mask.size for mask in masks)
-
-    def save_own_variables(self, store: Any) -> None:
-        """Save own slots only: Keras saves the inner optimizer, an attribute, by itself."""
-        for i, variable in enumerate(keras_private.own_variables(self)):
-            store[str(i)] = variable.numpy()
-
-    def load_own_variables(self, store: Any) -> None:
-        """Load what `save_own_variables` saved; warn, as Keras does, where it is of another optimizer."""
-        own = keras_private.own_variables(self)
-        saved = [tuple(store[str(i)].shape) for i in range(len(store.keys())) if str(i) in store]
-        if saved != [tuple(variable.shape) for variable in own]:
-            warnings.warn(
-                f"Skipping variable loading for optimizer '{self.name}', as its {len(own)} variables are not the "
-                f"{len(saved)} saved ones: it prunes other variables, by another rule, or is not built yet.",
-                stacklevel=2,
-            )
-            return
-        for i, variable in enumerate(own):
-            variable.assign(store[str(i)])
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments as plain values."""

@@ -8,8 +8,8 @@ import numpy as np
 from keras import ops
 
 from tf_robustcomp.backend import keras_private
+from tf_robustcomp.backend.inner import innermost
 from tf_robustcomp.pruning.channels import ChannelGraph, attribute_of
-from tf_robustcomp.pruning.inner import innermost
 from tf_robustcomp.pruning.optimizer import as_optimizer
 
 

@@ -22,6 +22,7 @@ def train_run(
     describe: Callable | None = None,
     complete: Callable | None = None,
     digests: Callable | None = None,
+    hint: str = "; `eval` with the same flags evaluates it",
 ) -> None:
     """Train in the settings' run directory, from its checkpoint where there is one.
 
@@ -36,6 +37,7 @@ def train_run(
         describe: see `train`.
         complete: see `train`; of the model and the data.
         digests: function of the data that returns digests by split, which config.json keeps; default: of all of it.
+        hint: what to do next, for the last line.
     """
     with open_run(settings.train_dir, command, settings) as run:
         longer = run.longer(settings)
@@ -63,7 +65,7 @@ def train_run(
                 describe,
                 complete and (lambda model: complete(model, data)),
             )
-    print(f"{run.path}: trained; `eval` with the same flags evaluates it", flush=True)
+    print(f"{run.path}: trained{hint}", flush=True)
 
 
 def train(

@@ -36,6 +36,10 @@ def text(folder: Path, records: Sequence[Record], heading: str) -> str:
             ours("train_accuracy"),
             "Sparsity reached, mean over seeds:\n",
             ours("sparsity"),
+            "Bits that every code of a network of this accuracy needs, with probability 0.95, since no network "
+            "predicts a label drawn at random (docs/bounds.md); 0 where the accuracy proves nothing. "
+            f"{_files(rows)}\n",
+            report.table(header, [[_percent(p), *(_needed(found[p, t]) for t in targets)] for p in proportions]),
             "![Accuracy against sparsity](figures/summary.png)\n",
             "## The same, as published\n",
             f"50,000 images, one seed. {_compared(records)}\n",
@@ -73,6 +77,20 @@ def _cell(row, column):
         return f"{float(row[column]):.4f}"
     mean, low, high = (float(row[column + end]) for end in ("", "_min", "_max"))
     return f"{mean:.4f}" + (f" ({low:.4f}-{high:.4f})" if row["seeds"] != "1" else "")
+
+
+def _needed(row):
+    records = int(row.get("train_records") or 0)
+    bits = summary.needed_bits(float(row["proportion_random"]), float(row["train_accuracy"]), records)
+    if bits == "":
+        return "-"
+    return f"{bits:,.0f}" + (f" (file {float(row['file_bits']):,.0f})" if row.get("file_bits") else "")
+
+
+def _files(rows):
+    if any(row.get("file_bits") for row in rows):
+        return "The file is that of `rc.save_sparse`, every nonzero in float32."
+    return "The sizes of the files were not kept."
 
 
 def _percent(proportion):

@@ -1,11 +1,12 @@
 """An optimizer around another one: every setting is the inner optimizer's."""
 
+import warnings
 from typing import Any
 
 import keras
 
 from tf_robustcomp.backend import keras_private
-from tf_robustcomp.pruning.inner import Setting, innermost
+from tf_robustcomp.backend.inner import Setting, innermost
 
 
 class WrappingOptimizer(keras.optimizers.Optimizer):
@@ -56,3 +57,22 @@ class WrappingOptimizer(keras.optimizers.Optimizer):
     def scale_loss(self, loss: Any) -> Any:
         """Scale the loss as the inner optimizer does."""
         return self.inner_optimizer.scale_loss(loss)
+
+    def save_own_variables(self, store: Any) -> None:
+        """Save own slots only: Keras saves the inner optimizer, an attribute, by itself."""
+        for i, variable in enumerate(keras_private.own_variables(self)):
+            store[str(i)] = variable.numpy()
+
+    def load_own_variables(self, store: Any) -> None:
+        """Load what `save_own_variables` saved; warn, as Keras does, where it is of another optimizer."""
+        own = keras_private.own_variables(self)
+        saved = [tuple(store[str(i)].shape) for i in range(len(store.keys())) if str(i) in store]
+        if saved != [tuple(variable.shape) for variable in own]:
+            warnings.warn(
+                f"Skipping variable loading for optimizer '{self.name}', as its {len(own)} variables are not the "
+                f"{len(saved)} saved ones: it acts on other variables, by another rule, or is not built yet.",
+                stacklevel=2,
+            )
+            return
+        for i, variable in enumerate(own):
+            variable.assign(store[str(i)])

@@ -1,0 +1,91 @@
+import csv
+from pathlib import Path
+
+import keras
+import pytest
+
+import tf_robustcomp as rc
+from tf_robustcomp import bound
+from tf_robustcomp.networks import compact_network
+
+pytestmark = pytest.mark.tensorflow_only
+SMALL = ["--data=digits", "--max-images=300", "--width=3", "--repeats=2", "--stages=1", "--epochs=0.5"]
+
+
+def rows(folder):
+    return list(csv.DictReader(Path(folder, "bounds.csv").read_text().splitlines()))
+
+
+def test_a_grid_is_paid_for_and_each_file_is_what_was_bounded(tmp_path, capsys):
+    flags = [*SMALL, "--bit-weights=1,4", "--seeds=0,1", f"--train-dir={tmp_path}"]
+    assert bound.main(flags) == 0
+    found = rows(tmp_path)
+    assert [row["network"] for row in found] == ["w1-s0", "w1-s1", "w4-s0", "w4-s1"]
+    for row in found:
+        file = tmp_path / row["network"] / "network.rcnb"
+        assert float(row["bits"]) == rc.code_bits(file) + 2  # log2 of 4 points
+        expected = rc.generalization_bound(float(row["training_error"]), float(row["bits"]), 300)
+        assert float(row["bound"]) == pytest.approx(expected)
+        assert row["verdict"] == "vacuous"
+    assert (tmp_path / "bounds.png").is_file()
+    first = capsys.readouterr().out
+    assert "prior fixed before the data" in first and "values" in first and "grid 2.0 more" in first
+    assert bound.main(flags) == 0  # all runs have finished: the same table again
+    assert "has finished" in capsys.readouterr().out and rows(tmp_path) == found
+
+
+def test_a_subspace_from_a_data_dependent_prior(tmp_path, capsys):
+    flags = [*SMALL, "--method=subspace", "--dim=20", "--prior-share=0.5", "--prior-epochs=1", "--bit-weights=1,2"]
+    assert bound.main([*flags, f"--train-dir={tmp_path}"]) == 0
+    assert "data-dependent" in capsys.readouterr().out
+    assert [row["examples"] for row in rows(tmp_path)] == ["150", "150"]
+
+
+@pytest.mark.parametrize("kind", [".keras", ".rcsm", ".rcnb"])
+def test_networks_that_are_there_are_bounded_by_their_files(tmp_path, capsys, kind):
+    sizes = {"width": 3, "repeats": 2, "stages": 1}
+    model, path = compact_network((8, 8, 1), 10, **sizes), tmp_path / f"a{kind}"
+    model.compile(rc.Quantize("adam", 100), "mse")
+    model.optimizer.build(model.trainable_variables)
+    if kind == ".rcnb":
+        rc.save_code(model, path, sizes)
+    elif kind == ".rcsm":
+        rc.save_sparse(model, path)
+    else:
+        model.save(path)
+    assert bound.main(["--data=digits", f"--model={path}"]) == 0
+    assert "vacuous" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--delta=0"], "delta"),
+        (["--delta=1"], "delta"),
+        (["--levels=4"], "--levels must be odd"),
+        (["--seeds=1,1"], "--seeds must be numbers, each once"),
+        (["--data=nowhere.npz"], "nowhere.npz"),
+        (["--data=digits", "--model=nothing.rcnb"], "nothing.rcnb"),
+        (["--data=digits", "--model=nothing.rcsm"], "nothing.rcsm"),
+        (["--data=digits", "--model=nothing"], "nothing"),
+        (["--data=digits", "--prior-share=0.0001"], "--prior-share"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, flags, message):
+    monkeypatch.chdir(tmp_path)
+    assert bound.main(flags) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_a_file_that_is_no_code_is_refused(tmp_path, capsys):
+    (tmp_path / "a.rcnb").write_bytes(b"\x05hello there")
+    assert bound.main(["--data=digits", f"--model={tmp_path / 'a.rcnb'}"]) == 2
+    assert "not the code of a network" in capsys.readouterr().err
+
+
+def test_a_network_of_other_images_is_refused(tmp_path, capsys):
+    path = tmp_path / "a.keras"
+    keras.Sequential([keras.Input((5, 5, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]).save(path)
+    assert bound.main(["--data=digits", f"--model={path}"]) == 2
+    assert "(5, 5, 1)" in capsys.readouterr().err

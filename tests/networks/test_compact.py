@@ -1,0 +1,37 @@
+import keras
+import numpy as np
+import pytest
+
+from tf_robustcomp.networks import compact_network
+from tf_robustcomp.networks.compact import CosineFilters
+from tf_robustcomp.utils.errors import InvalidArgument
+
+
+@pytest.mark.parametrize(("width", "repeats", "stages"), [(8, 6, 2), (3, 1, 1), (12, 9, 3)])
+def test_it_has_the_weights_that_its_description_counts(width, repeats, stages):
+    model = compact_network((28, 28, 1), 10, width, repeats, stages)
+    assert model.count_params() == width * (width + 10) + 10 * (width + 1)
+    assert not model.non_trainable_variables
+
+
+def test_the_filters_are_orthonormal_and_the_lowest_first():
+    layer = CosineFilters(25)
+    layer.build((None, 28, 28, 1))
+    kernel = layer.kernel.reshape(25, 25)
+    np.testing.assert_allclose(kernel.T @ kernel, np.eye(25), atol=1e-6)
+    np.testing.assert_allclose(kernel[:, 0], 0.2)
+
+
+def test_it_survives_its_file(tmp_path):
+    model = compact_network((32, 32, 3), 7, 9, 4, 2)
+    model.save(tmp_path / "a.keras")
+    images = np.random.default_rng(0).random((4, 32, 32, 3)).astype("float32")
+    expected = model.predict(images, verbose=0)
+    assert expected.shape == (4, 7)
+    np.testing.assert_array_equal(keras.saving.load_model(tmp_path / "a.keras").predict(images, verbose=0), expected)
+
+
+@pytest.mark.parametrize("sizes", [{"width": 0}, {"repeats": 0}, {"stages": 0}, {"width": 26}])
+def test_bad_sizes_are_named(sizes):
+    with pytest.raises(InvalidArgument, match=next(iter(sizes))):
+        compact_network((28, 28, 1), **sizes)

@@ -1,0 +1,95 @@
+"""Networks of few weights, each used many times, so that their code is short."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from tf_robustcomp.utils.checks import check_at_least
+from tf_robustcomp.utils.errors import InvalidArgument
+
+SIDE = 5  # pixels of the cosine filters
+
+
+def compact_network(
+    input_shape: Sequence[int] = (28, 28, 1), classes: int = 10, width: int = 16, repeats: int = 6, stages: int = 2
+) -> keras.Model:
+    """Return a residual network whose blocks share one depthwise and one pointwise convolution.
+
+    ``width`` fixed cosine filters of 5x5 at stride 2; blocks x + pointwise(ReLU(norm(depthwise 3x3(x)))), in ``stages``
+    parts of which each begins with a maximum over 2x2, but the first; the mean over positions; dense.
+    Filters and norms have no weights and keep no statistics, so that they take no code.  A network of width w and k
+    classes has w (w + 10) + k (w + 1) weights, however often they are used.
+
+    Args:
+        input_shape: (height, width, channels) of images in [0, 1].
+        classes: size of the output.
+        width: channels, at most 25 for each channel of the images.
+        repeats: number of blocks.
+        stages: number of image sizes.
+
+    Returns:
+        Functional ``keras.Model``: (n, height, width, channels) -> logits (n, classes).
+
+    Raises:
+        InvalidArgument: an argument is below 1, or the width is too large.
+    """
+    for name, value in {"width": width, "repeats": repeats, "stages": stages}.items():
+        check_at_least(name, value, 1)
+    inputs = layers.Input(tuple(input_shape))
+    x = CosineFilters(width)(_norm(inputs))
+    depthwise = layers.DepthwiseConv2D(3, padding="same", use_bias=False)
+    pointwise = layers.Conv2D(width, 1)
+    for block in range(repeats):
+        if block and block % math.ceil(repeats / stages) == 0:
+            x = layers.MaxPooling2D(2, padding="same")(x)
+        x = layers.Add()([x, pointwise(layers.ReLU()(_norm(depthwise(x))))])
+    x = layers.GlobalAveragePooling2D()(layers.ReLU()(_norm(x)))
+    return keras.Model(inputs, layers.Dense(classes)(_norm(x, 2.0)), name="compact")
+
+
+@keras.saving.register_keras_serializable("tf_robustcomp")
+class CosineFilters(layers.Layer):
+    """Fixed 5x5 filters at stride 2, those of the discrete cosine transform, the lowest frequencies first.
+
+    Args:
+        filters: int, 1 to 25 for each channel of the input; each frequency is taken of all channels before the next.
+    """
+
+    def __init__(self, filters: int, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.filters = check_at_least("filters", filters, 1)
+
+    def build(self, input_shape: Any) -> None:
+        """Make the filters."""
+        channels = input_shape[-1]
+        if self.filters > SIDE**2 * channels:
+            raise InvalidArgument(f"width must be at most {SIDE**2 * channels} here. Received: width={self.filters}")
+        order = sorted((i + j, max(i, j), i, j) for i in range(SIDE) for j in range(SIDE))
+        kernel = np.zeros((SIDE, SIDE, channels, self.filters), np.float32)
+        for number in range(self.filters):
+            frequency, channel = divmod(number, channels)
+            kernel[:, :, channel, number] = np.outer(*map(_cosine, order[frequency][2:]))
+        self.kernel = kernel
+
+    def call(self, inputs: Any) -> Any:
+        """Return the filtered images (n, height / 2, width / 2, filters)."""
+        return ops.conv(inputs, ops.cast(self.kernel, inputs.dtype), strides=2, padding="same")
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments as plain values."""
+        return super().get_config() | {"filters": self.filters}
+
+
+def _cosine(frequency):
+    scale = math.sqrt((2 if frequency else 1) / SIDE)
+    return scale * np.cos(math.pi * frequency * (np.arange(SIDE) + 0.5) / SIDE)
+
+
+def _norm(x, size=1.0):
+    """All numbers of an example, at a root mean square of ``size``."""
+    axes = tuple(range(1, len(x.shape)))
+    return layers.Rescaling(size * math.sqrt(math.prod(x.shape[1:])))(layers.UnitNormalization(axes)(x))
