@@ -14,6 +14,10 @@ from .adversaries.augmentation import RotationAugmentation as RotationAugmentati
 from .backend.fused import Adam as Adam
 from .compression import CompressionModel as CompressionModel
 from .compression import Compressor as Compressor
+from .compression import EntropyBottleneck as EntropyBottleneck
+from .compression import FactorizedPrior as FactorizedPrior
+from .compression import GaussianConditional as GaussianConditional
+from .compression import MeanScaleHyperprior as MeanScaleHyperprior
 from .compression import MinMaxTraining as MinMaxTraining
 from .compression import ResidualCompressor as ResidualCompressor
 from .compression import RotationAligned as RotationAligned

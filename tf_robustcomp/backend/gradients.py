@@ -1,5 +1,6 @@
 """Gradients, tracing and reading of variables on every backend."""
 
+import contextlib
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,11 @@ elif BACKEND == "jax":
     import jax
 elif BACKEND == "torch":
     import torch
+
+
+def without_gradients() -> contextlib.AbstractContextManager:
+    """Return a context in which PyTorch keeps nothing for gradients; other backends keep nothing outside of a tape."""
+    return torch.no_grad() if BACKEND == "torch" else contextlib.nullcontext()
 
 
 def apply_gradients(optimizer: keras.optimizers.Optimizer, gradients: list, variables: list) -> None:
