@@ -32,6 +32,7 @@ from .compression.encoders import ListEncoder as ListEncoder
 from .compression.encoders import NetworkEncoder as NetworkEncoder
 from .compression.encoders import SearchEncoder as SearchEncoder
 from .compression.encoders import TransformedEncoder as TransformedEncoder
+from .compression.pretrained import load_pretrained as load_pretrained
 from .data.random_labels import random_labels as random_labels
 from .evaluation import CertifiedCurve as CertifiedCurve
 from .evaluation import CorruptionCurve as CorruptionCurve

@@ -335,8 +335,17 @@ def pruned_directory(proportion_random: float, target_sparsity: float) -> str:
 class CodecSettings(EncoderSettings):
     """Flags of the command codec."""
 
-    model: str = field("", "run directory of a trained compressor, or its .keras file", path=True)
+    model: str = field(
+        "",
+        "run directory of a trained compressor, or its .keras file [default: the codec for photographs that comes with "
+        "the package]",
+        path=True,
+    )
     out: str = field("", "encode: the file; decode: a folder")
+    quality: float | None = field(
+        None, "encode photographs: from 0, smallest, to 1, best [default: 0.5]", minimum=0, maximum=1
+    )
+    target_bpp: float | None = field(None, "encode photographs: bits per pixel that are not exceeded", above=0)
     force: bool = outputs.force()
     mode: str = field("entropy", "coding of the symbols", choices=("entropy", "fixed"))
     max_distortion: float | None = field(
@@ -357,7 +366,7 @@ class CodecSettings(EncoderSettings):
                 f"{action or 'none'} (see --help)"
             )
         self.check_encoder()
-        needed = {"encode": ("out", "model"), "decode": ("out", "model"), "info": ()}.get(action, ("model",))
+        needed = {"encode": ("out",), "decode": ("out",), "info": ()}.get(action, ("model",))
         missing = [name for name in needed if not getattr(self, name)]
         if action in ("fit", "fit-list") and others:
             raise InvalidArgument(f"{action} takes no further words. Received: {' '.join(others)} (see --help)")

@@ -8,12 +8,14 @@
 
 import dataclasses
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from tf_robustcomp.coding import container, integer_symbols, lossless, tables
-from tf_robustcomp.coding.container import ENTROPY, KINDS, LAYOUT, Part
+from tf_robustcomp.coding.container import ALPHA, ENTROPY, KINDS, LAYOUT, Part
+from tf_robustcomp.compression.bitstream import Cost
 from tf_robustcomp.compression.fingerprint import fingerprint
 from tf_robustcomp.compression.guarantee import ROUNDING
 from tf_robustcomp.data.distortion import squared_error
@@ -34,7 +36,7 @@ def compress(
     target_bpp: float | None = None,
     max_distortion: float | None = None,
     layout: bytes = b"",
-    extra: tuple[Part, ...] = (),
+    extra: Sequence[Part] = (),
 ) -> bytes:
     """Return the stream of images; see `LatentCodec.compress`.
 
@@ -98,6 +100,47 @@ def decompress(model: Any, data: bytes) -> np.ndarray:
         images[kinds == CODED] = _uncoloured(model.decode(code), header.image_shape[2])
     images[kinds == STORED] = exact
     return images
+
+
+def from_pixels(
+    model: Any,
+    pixels: np.ndarray,
+    layout: bytes,
+    quality: float | None = None,
+    target_bpp: float | None = None,
+    max_distortion: float | None = None,
+) -> tuple[bytes, Cost]:
+    """Return the stream of pictures of bytes (n, h, w, c), and its cost; c = 2 or 4 have transparency, kept losslessly.
+
+    Raises:
+        InvalidArgument: an argument breaks its rule.
+    """
+    images = (pixels / 255).astype(np.float32)
+    opaque, extra = images, []
+    if pixels.shape[3] in (2, 4):
+        opaque, extra = images[..., :-1], [lossless.part(images[..., -1:], ALPHA)]
+    data = compress(model, np.ascontiguousarray(opaque), quality, target_bpp, max_distortion, layout, extra)
+    header = container.read_header(data)
+    kinds = _read_kinds(data, header)
+    code = _read_code(model, data, header, int(np.sum(kinds == CODED)))
+    ideal = estimated_bits(model, code) if code else 0.0
+    payload = sum(8 * entry.size for entry in header.entries if entry.kind != LAYOUT)
+    stored, coded = (int(np.sum(kinds == kind)) for kind in (STORED, CODED))
+    return data, Cost(len(images), ideal, payload, 8 * len(data), stored, (coded,))
+
+
+def to_pixels(model: Any, data: bytes) -> np.ndarray:
+    """Return the pictures (n, h, w, c), uint8, of a stream of `from_pixels`.
+
+    Raises:
+        BitstreamError: the stream is corrupt, truncated, or written by another model.
+    """
+    images, header = decompress(model, data), container.read_header(data)
+    alpha = header.entry(ALPHA)
+    if alpha is not None:
+        transparency = lossless.read_images(data, alpha, (*images.shape[:3], 1))
+        images = np.concatenate([images, transparency], axis=3)
+    return np.round(images * 255).astype(np.uint8)
 
 
 def estimated_bits(model: Any, code: Any) -> float:
