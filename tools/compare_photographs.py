@@ -186,8 +186,8 @@ def draw(path: Path, curves: list[dict]) -> None:
         style = {"marker": "o", "ms": 3, "lw": 2.2 if codec == OURS else 1.2, "label": codec}
         axes[0].plot(rate, psnr, **style)
         axes[1].plot(rate, -10 * np.log10(1 - alike), **style)
-    for name, points in PUBLISHED.items():
-        axes[0].plot(*zip(*points, strict=True), "k--", lw=1, label=name)
+    for name, published in PUBLISHED.items():
+        axes[0].plot(*zip(*published, strict=True), "k--", lw=1, label=name)
     axes[0].set(xlabel="bits per pixel", ylabel="PSNR over RGB, dB", xlim=(0, 1.5))
     axes[1].set(xlabel="bits per pixel", ylabel="MS-SSIM, -10 log10(1 - value)", xlim=(0, 1.5))
     axes[0].legend(fontsize=8)

@@ -301,3 +301,39 @@ def test_a_stream_decodes_on_every_machine(backend, policy, threads, tmp_path):
     limit = 1e-4 if policy == "float32" else 0.1
     errors = [float(line.split()[-1]) for line in done.stdout.splitlines() if line.startswith(("one", "two"))]
     assert len(errors) == 2 and max(errors) < limit
+
+
+def test_the_start_is_the_best_linear_transform(model):
+    """Coded with fine steps, the error is that of dropping all but the largest eigenvectors of the blocks."""
+    images = photographs(50, 80, 112, 3)
+    model.start_from(images)
+    blocks = np.stack(
+        [image[r : r + 16, c : c + 16].ravel() for image in images for r in range(0, 80, 16) for c in range(0, 112, 16)]
+    )
+    values = np.linalg.eigvalsh((blocks - 0.5).T @ (blocks - 0.5))
+    features = rate_features(0.5)
+    found = numpy(model.synthesis(model.analysis(images, features), features))
+    assert np.sum((found - images) ** 2) == pytest.approx(values[: -model.latents].sum(), rel=1e-3)
+    with pytest.raises(rc.InvalidArgument, match="start_from needs"):
+        model.start_from(images[:2])
+
+
+def test_an_attack_on_the_rate_makes_files_larger(model):
+    images = photographs(2, 64, 64, 3)
+    model.start_from(photographs(60, 64, 128, 3, seed=2)).fit_entropy_model()
+    squares = keras.ops.sum(keras.ops.square(model(images, objective="rate") - images), axis=(1, 2, 3))
+    np.testing.assert_allclose(numpy(squares), numpy(model.rates(images)), rtol=1e-3)
+    attacked = numpy(rc.LinfBall(epsilon=0.03, steps=8).attack(model, images, objective="rate").x)
+    clean, larger = (len(model.compress(np.clip(x, 0, 1))) for x in (images, attacked))
+    assert larger > clean
+    assert (numpy(model.rates(attacked)) > 1.02 * numpy(model.rates(images))).all()
+
+
+@pytest.mark.parametrize("attacked", ["rate", "both"])
+def test_training_takes_the_rate_for_its_adversary(attacked):
+    model = codec("factorized")
+    model.compile("adam", adversary=rc.LinfBall(epsilon=0.02, steps=2), attacked=attacked)
+    assert model.get_compile_config()["attacked"] == attacked
+    model.fit(photographs(4, 64, 64, 3), batch_size=4, verbose=0)
+    with pytest.raises(rc.InvalidArgument, match="attacked must be"):
+        model.compile("adam", attacked="size")

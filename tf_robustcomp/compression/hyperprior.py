@@ -10,7 +10,12 @@ from keras import ops
 
 from tf_robustcomp.coding import integer_symbols
 from tf_robustcomp.compression.entropy_layers import EntropyBottleneck, GaussianConditional
-from tf_robustcomp.compression.integer_network import ACTIVATION_BITS, IntegerParameters, round_half_up
+from tf_robustcomp.compression.integer_network import (
+    ACTIVATION_BITS,
+    IntegerParameters,
+    round_half_up,
+    straight_through,
+)
 from tf_robustcomp.compression.latent_codec import Code, LatentCodec, coarse
 from tf_robustcomp.compression.transforms import BLOCK, HyperAnalysis
 from tf_robustcomp.utils.checks import check_at_least
@@ -118,9 +123,13 @@ class MeanScaleHyperprior(LatentCodec):
         self.hyper.build((None, None, None, self.latents))
         for layer in (self.predictor, self.prior, self.gaussian):
             layer.build((None, None, None, self.hyper_widths[-1]))
-        low, high = self.lambdas
-        self.predictor.start(np.full(self.latents, 16.0), math.log(high / low) / 2 / self.gaussian.STEP)
+        self._start_scales(np.ones(self.latents))
         self.build(None)
+
+    def _start_scales(self, scales):
+        low, high = self.lambdas
+        index = np.log(np.maximum(scales, self.gaussian.SCALES[0]) / self.gaussian.SCALES[0]) / self.gaussian.STEP
+        self.predictor.start(index, math.log(high / low) / 2 / self.gaussian.STEP)
 
     def quantized(self, y: Any, step: Any, training: bool) -> tuple[Any, Any]:
         """Return ``(rounded latents, bits of each image (n,))``."""
@@ -138,7 +147,9 @@ class MeanScaleHyperprior(LatentCodec):
         mean, scale = mean * white + mean_2 * (1 - white), scale * white + scale_2 * (1 - white)
         decoded = round_half_up(y - mean * UNIT) + mean * UNIT
         index = self.gaussian.index(scale)
-        bits = self.gaussian((noisy(y) if training else decoded) - mean * UNIT, index if training else ops.round(index))
+        if not training:  # as of the tables; attacks need the gradient
+            index = straight_through(index, ops.round(index))
+        bits = self.gaussian((noisy(y) if training else decoded) - mean * UNIT, index)
         bits = ops.sum(bits, axis=(1, 2, 3)) + ops.sum(self.prior(noisy(z) if training else rounded), axis=(1, 2, 3))
         return decoded, bits
 

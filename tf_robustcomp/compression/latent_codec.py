@@ -13,9 +13,11 @@ from tf_robustcomp.coding import integer_symbols
 from tf_robustcomp.compression import photograph_stream, tiles
 from tf_robustcomp.compression.training import MinMaxTraining
 from tf_robustcomp.compression.transforms import BLOCK, Analysis, Gain, Synthesis, quality_features
-from tf_robustcomp.utils.checks import check_at_least
+from tf_robustcomp.data.distortion import distortion
+from tf_robustcomp.utils.checks import check_at_least, check_choice
 from tf_robustcomp.utils.errors import InvalidArgument
 
+OBJECTIVES = ("distortion", "rate", "both")
 STEPS = 2**16 - 1  # a quality is a multiple of 1 / STEPS
 
 
@@ -68,6 +70,9 @@ class LatentCodec(MinMaxTraining):
     entropy_model = None  # tables are weights of the layers
     any_precision = True  # streams do not depend on the precision
 
+    attacked = "distortion"  # the objective of the adversary in training
+    compile_settings = (*MinMaxTraining.compile_settings, "attacked")
+
     def __init__(
         self,
         latents: int = 256,
@@ -104,6 +109,22 @@ class LatentCodec(MinMaxTraining):
         self.random = keras.random.SeedGenerator(0)
         self._means["rate"] = keras.metrics.Mean(name="rate")
 
+    def compile(self, *args: Any, attacked: str = "distortion", **kwargs: Any) -> None:
+        """Make ready for ``fit``, as `MinMaxTraining.compile`.
+
+        Args:
+            *args: of `MinMaxTraining.compile`.
+            attacked: what the adversary makes large in training: "distortion", "rate" or "both".
+            **kwargs: of `MinMaxTraining.compile`.
+        """
+        super().compile(*args, **kwargs)
+        self.attacked = check_choice("attacked", attacked, OBJECTIVES)
+
+    def training_inputs(self, images: Any) -> tuple[Any, Any]:
+        """Return the worst case of a batch at the middle quality, twice."""
+        worst = self.worst_case(images, objective=self.attacked).x
+        return worst, worst
+
     # The hooks of a variant -------------------------------------------------------------------------------------------
 
     def quantized(self, y: Any, step: Any, training: bool) -> tuple[Any, Any]:
@@ -132,13 +153,16 @@ class LatentCodec(MinMaxTraining):
 
     # The code ---------------------------------------------------------------------------------------------------------
 
-    def call(self, images: Any, quality: Any = None, training: bool = False) -> Any:
+    def call(self, images: Any, quality: Any = None, training: bool = False, objective: str = "distortion") -> Any:
         """Return images (n, h, w, c) as they are after coding.
 
         Args:
             images: in [0, 1].
             quality: float in [0, 1], or one of each image (n,); default 0.5, in training spread over all.
-            training: whether latents are rounded with noise in the rate, and rate and distortion become losses.
+            training: whether the rate is that of latents with noise, and rate and distortion become losses.
+            objective: what an adversary makes large.  With "rate" images are returned whose distortion is the number of
+                bits, so that every adversary attacks the rate (Wu et al. 2024, arXiv 2405.07717); with "both", bits and
+                lambda times the distortion as in training.
         """
         count = ops.shape(images)[0]
         images = ops.cast(images, "float32")
@@ -146,24 +170,58 @@ class LatentCodec(MinMaxTraining):
             places = ops.cast(ops.arange(count), "float32") + keras.random.uniform((count,), seed=self.random)
             quality = places / ops.cast(count, "float32")
         quality = ops.broadcast_to(ops.cast(0.5 if quality is None else quality, "float32"), (count,))
+        check_choice("objective", objective, OBJECTIVES)
         if not training:
             quality = ops.round(quality * STEPS) / STEPS  # as in a stream
         decoded, bits = self._coded(images, quality, training)
         if training:
-            low, high = self.lambdas
             rate = bits / (images.shape[1] * images.shape[2])
             error = ops.mean(ops.square(decoded - images), axis=(1, 2, 3)) * 255.0**2
-            price = ops.exp(math.log(low) + quality * math.log(high / low))
-            weight = (price / math.sqrt(low * high)) ** -0.4  # else the highest rates would decide alone
+            price = self._price(quality)
+            # Else the highest rates would decide alone.
+            weight = (price / math.sqrt(self.lambdas[0] * self.lambdas[1])) ** -0.4
             self.add_loss(ops.mean(weight * (rate + price * error)))
             return decoded
-        return ops.clip(decoded, 0.0, 1.0)
+        decoded = ops.clip(decoded, 0.0, 1.0)
+        return decoded if objective == "distortion" else self._as_distortion(images, decoded, bits, quality, objective)
 
     def rates(self, images: Any, quality: Any = 0.5) -> Any:
         """Return the bits of each image (n,), as the entropy model states them, with a gradient."""
         images = ops.convert_to_tensor(images, "float32")
         quality = ops.broadcast_to(ops.cast(quality, "float32"), (ops.shape(images)[0],))
         return self._coded(images, quality, False)[1]
+
+    def start_from(self, images: Any) -> "LatentCodec":
+        """Begin as the best linear transform of blocks, which is where classical codecs stand.
+
+        Analysis and synthesis become the Karhunen-Loeve transform of blocks of 16 x 16 pixels in colour; the networks
+        begin as 0 and learn what is to be added.  Call it before `fit`.
+
+        Args:
+            images: (n, h, w, c) in [0, 1], n from some hundred on.
+
+        Raises:
+            InvalidArgument: there are too few blocks in them.
+        """
+        images = self._checked(images) - 0.5
+        rows, columns = (length // BLOCK * BLOCK for length in images.shape[1:3])
+        blocks = images[:, :rows, :columns].reshape(
+            len(images), rows // BLOCK, BLOCK, columns // BLOCK, BLOCK, self.channels
+        )
+        blocks = blocks.swapaxes(2, 3).reshape(-1, BLOCK**2 * self.channels).astype(np.float64)
+        if len(blocks) < 2 * blocks.shape[1] or self.latents > blocks.shape[1]:
+            raise InvalidArgument(
+                f"start_from needs {2 * blocks.shape[1]} blocks of 16 x 16 pixels at least. Received: {len(blocks)}"
+            )
+        basis = np.linalg.eigh(blocks.T @ blocks)[1][:, ::-1][:, : self.latents]
+        self.analysis.linear.kernel.assign(basis.reshape(BLOCK, BLOCK, self.channels, self.latents))
+        self.synthesis.linear.kernel.assign(basis.T)
+        middle = math.exp(float(ops.convert_to_numpy(self.gain.logarithm)[0, 0]))
+        self._start_scales(np.std(blocks @ basis, axis=0) * middle)
+        return self
+
+    def _start_scales(self, scales):
+        """Begin with the standard deviations of the latents at the middle quality."""
 
     def encode(self, images: Any, quality: Any = 0.5) -> Code:
         """Return the code of images (n, h, w, c) in [0, 1] of any size.
@@ -251,6 +309,19 @@ class LatentCodec(MinMaxTraining):
         y, bits = self.quantized(y, ops.floor(quality * 255.0 + 0.5), training)
         decoded = self.synthesis(self.inverse(y, features), features)
         return decoded[:, : size[0], : size[1]], bits
+
+    def _price(self, quality):
+        """Lambda of qualities (n,)."""
+        low, high = self.lambdas
+        return ops.exp(math.log(low) + quality * math.log(high / low))
+
+    def _as_distortion(self, images, decoded, bits, quality, objective):
+        """Images whose distortion is the number of bits, or bits and lambda times the distortion."""
+        height, width, channels = images.shape[1:]
+        if objective == "both":
+            weight = self._price(quality) * (255.0**2 / channels)
+            bits = bits + weight * distortion(images, decoded)
+        return images + ops.sqrt(bits / (height * width * channels))[:, None, None, None]
 
     def _checked(self, images):
         images = super()._checked(images)
