@@ -2,8 +2,8 @@
 
     python -m benchmarks.shrink_cifar10 DATA OUT
 
-Fine-tuning distils the trained network into the small one.  The trained network is also pruned at once, without training, by three methods, and, as a control, trained on
-without pruning for as many epochs as pruning and fine-tuning take.
+Fine-tuning distils the trained network into the small one.  The trained network is also pruned at once, without
+training, by three methods.
 
 DATA holds the records of ``tools/download_and_convert_cifar10.py``.  OUT gets the models of each stage, ``stages.json``
 and the reports of both models; a stage that is there is not made again, and a training that was cut off goes on.
@@ -22,8 +22,8 @@ from tf_robustcomp.data.tfrecord import read_records
 from tf_robustcomp.utils import table
 
 BATCH = 256
-EPOCHS = {"base": 80, "pruned": 16, "fine-tuned": 80, "control": 80}
-RATES = {"base": 0.4, "pruned": 0.1, "fine-tuned": 0.2, "control": 0.2}
+EPOCHS = {"base": 80, "pruned": 16, "fine-tuned": 80}
+RATES = {"base": 0.4, "pruned": 0.1, "fine-tuned": 0.2}
 WEIGHT_DECAY = 5e-3  # Keras decays outside of the momentum of 0.9: an L2 penalty of 5e-4 in other libraries
 SHARE = 0.5  # of the channels that may go; about half of the multiply-accumulates
 ROUND_TO = 16  # processors and runtimes compute this many channels at once: others cost time and save nothing
@@ -41,6 +41,7 @@ class Batches(keras.utils.PyDataset):
         return len(self.y) // BATCH
 
     def on_epoch_end(self):
+        """Draw the order of the next epoch."""
         self.epoch += 1
         self.order = np.random.default_rng(self.epoch).permutation(len(self.y))
 
@@ -69,19 +70,13 @@ def compiled(model, stage, steps, wrap=lambda optimizer: optimizer, teacher=None
     rate = keras.optimizers.schedules.CosineDecay(
         RATES[stage] / 20, steps - warm, warmup_target=RATES[stage], warmup_steps=warm
     )
-    optimizer = keras.optimizers.SGD(
-        rate, momentum=0.9, nesterov=True, weight_decay=WEIGHT_DECAY
-    )
+    optimizer = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, weight_decay=WEIGHT_DECAY)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    computing_in(
-        model, "mixed_bfloat16"
-    )  # twice as fast as float32 on processors that multiply bfloat16
+    computing_in(model, "mixed_bfloat16")  # twice as fast as float32 on processors that multiply bfloat16
     if teacher is not None:
         computing_in(teacher, "mixed_bfloat16")
         losses = keras.distillation.LogitsDistillation(temperature=4.0)
-        model = keras.distillation.Distiller(
-            teacher, model, losses, student_loss_weight=0.1
-        )
+        model = keras.distillation.Distiller(teacher, model, losses, student_loss_weight=0.1)
     model.compile(wrap(optimizer), loss, metrics=["accuracy"])
     return model
 
@@ -89,28 +84,20 @@ def compiled(model, stage, steps, wrap=lambda optimizer: optimizer, teacher=None
 def pruning(optimizer, steps):
     """Magnitude pruning of coupled channels, over the first half of the steps."""
     schedule = rc.PolynomialDecay(0.0, SHARE, 0, steps // 2, frequency=50)
-    return rc.MagnitudePruning(
-        optimizer, schedule, pattern=rc.Channels(coupled=True, round_to=ROUND_TO)
-    )
+    return rc.MagnitudePruning(optimizer, schedule, pattern=rc.Channels(coupled=True, round_to=ROUND_TO))
 
 
 def at_once(base, x, x_test, y_test):
     """Rows of accuracy after pruning without training, by method and sparsity, as it is and recalibrated."""
     rows, weights = [], base.get_weights()
-    calibration = x[
-        np.random.default_rng(0).choice(len(x), 256, replace=False)
-    ] / np.float32(255)
+    calibration = x[np.random.default_rng(0).choice(len(x), 256, replace=False)] / np.float32(255)
     for method in ("magnitude", "wanda", "sparsegpt"):
         for sparsity in (0.5, 0.6, 0.7, 0.8):
             base.set_weights(weights)
-            rc.prune(
-                base, sparsity, method, None if method == "magnitude" else calibration
-            )
+            rc.prune(base, sparsity, method, None if method == "magnitude" else calibration)
             row = {"method": method, "sparsity": sparsity}
             for name in ("test_accuracy", "recalibrated_test_accuracy"):
-                row[name] = base.evaluate(
-                    x_test, y_test, batch_size=500, verbose=0, return_dict=True
-                )["accuracy"]
+                row[name] = base.evaluate(x_test, y_test, batch_size=500, verbose=0, return_dict=True)["accuracy"]
                 rc.recalibrate(base, calibration)
             print(row, flush=True)
             rows.append(row)
@@ -121,9 +108,7 @@ def at_once(base, x, x_test, y_test):
 def main():
     data, out = map(Path, sys.argv[1:])
     out.mkdir(parents=True, exist_ok=True)
-    (x, y), (x_test, y_test) = (
-        read_records(data / f"cifar10_{split}.tfrecord") for split in ("train", "test")
-    )
+    (x, y), (x_test, y_test) = (read_records(data / f"cifar10_{split}.tfrecord") for split in ("train", "test"))
     x_test = x_test / np.float32(255)
     stages = {}
 
@@ -144,16 +129,12 @@ def main():
         return rc.load_model(path)
 
     def noted(stage, model):
-        accuracy = model.evaluate(
-            x_test, y_test, batch_size=500, verbose=0, return_dict=True
-        )["accuracy"]
+        accuracy = model.evaluate(x_test, y_test, batch_size=500, verbose=0, return_dict=True)["accuracy"]
         stages[stage] = {"test_accuracy": accuracy, "parameters": model.count_params()}
         (out / "stages.json").write_text(json.dumps(stages, indent=2) + "\n")
         print(stage, stages[stage], flush=True)
 
-    base = trained(
-        "base", lambda steps: compiled(rc.resnet_v2(20, bn_momentum=0.9), "base", steps)
-    )
+    base = trained("base", lambda steps: compiled(rc.resnet_v2(20, bn_momentum=0.9), "base", steps))
     noted("base", base)
     if not (out / "at_once.csv").exists():
         table.write_csv(out / "at_once.csv", at_once(base, x, x_test, y_test))
@@ -176,12 +157,8 @@ def main():
             small.predict(x_test[:500], verbose=0),
         )
     ]
-    difference = max(
-        float(np.abs(one - other).max() / np.abs(one).max()) for one, other in parts
-    )
-    print(
-        f"largest difference of the outputs, over the largest output: {difference:.1e}"
-    )
+    difference = max(float(np.abs(one - other).max() / np.abs(one).max()) for one, other in parts)
+    print(f"largest difference of the outputs, over the largest output: {difference:.1e}")
 
     def distilled(steps):
         return compiled(
@@ -193,21 +170,10 @@ def main():
 
     tuned = trained("fine-tuned", lambda steps: distilled(steps))
     noted("fine-tuned", tuned)
-    noted(
-        "control",
-        trained(
-            "control",
-            lambda steps: compiled(rc.load_model(out / "base.keras"), "control", steps),
-        ),
-    )
     report = rc.model_report(tuned, x_test[:1], before=base)
     report.to_csv(out / "report.csv")
     print(report)
-    error = math.sqrt(
-        stages["base"]["test_accuracy"]
-        * (1 - stages["base"]["test_accuracy"])
-        / len(x_test)
-    )
+    error = math.sqrt(stages["base"]["test_accuracy"] * (1 - stages["base"]["test_accuracy"]) / len(x_test))
     print(f"standard error of an accuracy: {error:.4f}")
 
 

@@ -21,6 +21,10 @@ from .bounds.optimizers import Quantize as Quantize
 from .bounds.optimizers import Subspace as Subspace
 from .compression import CompressionModel as CompressionModel
 from .compression import Compressor as Compressor
+from .compression import EntropyBottleneck as EntropyBottleneck
+from .compression import FactorizedPrior as FactorizedPrior
+from .compression import GaussianConditional as GaussianConditional
+from .compression import MeanScaleHyperprior as MeanScaleHyperprior
 from .compression import MinMaxTraining as MinMaxTraining
 from .compression import ResidualCompressor as ResidualCompressor
 from .compression import RotationAligned as RotationAligned
@@ -35,6 +39,7 @@ from .compression.encoders import ListEncoder as ListEncoder
 from .compression.encoders import NetworkEncoder as NetworkEncoder
 from .compression.encoders import SearchEncoder as SearchEncoder
 from .compression.encoders import TransformedEncoder as TransformedEncoder
+from .compression.pretrained import load_pretrained as load_pretrained
 from .data.random_labels import random_labels as random_labels
 from .evaluation import CertifiedCurve as CertifiedCurve
 from .evaluation import CorruptionCurve as CorruptionCurve

@@ -237,7 +237,6 @@ def test_bad_input_is_one_line(trained, inputs, tmp_path, capsys):
         (["zip"], "the first word must be one of"),
         (["encode", model, out], "encode takes at least one INPUT"),
         (["encode", model, inputs / "grey.png"], "--out must be given"),
-        (["encode", out, inputs / "grey.png"], "--model must be given"),
         (["encode", f"--model={tmp_path}", out, inputs / "grey.png"], "not a run directory"),
         (["encode", model, out, "none.png"], "none.png: no such file"),
         (["encode", model, out, "cats"], "cats: not a folder, mnist, digits, or one of"),

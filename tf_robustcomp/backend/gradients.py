@@ -18,6 +18,11 @@ elif BACKEND == "torch":
     import torch
 
 
+def without_gradients() -> contextlib.AbstractContextManager:
+    """Return a context in which PyTorch keeps nothing for gradients; other backends keep nothing outside of a tape."""
+    return torch.no_grad() if BACKEND == "torch" else contextlib.nullcontext()
+
+
 def apply_gradients(optimizer: keras.optimizers.Optimizer, gradients: list, variables: list) -> None:
     """Apply gradients by an optimizer that is inside another one.
 

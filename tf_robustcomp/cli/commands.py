@@ -15,6 +15,7 @@ COMMANDS = {
     "run": "Train one fraction of random labels, then prune it to every sparsity",
     "plot_summary": "Draw accuracy against sparsity, a line for each fraction of random labels",
     "train_compressor": "Train a learned compressor, ordinarily or against an adversary",
+    "train_codec": "Train a codec for photographs of any size, at many rates",
     "eval_wass_ball": "Measure worst-case distortion over Wasserstein balls",
     "eval_rotations": "Measure distortion on images rotated by every angle",
     "plot_reconstructions": "Draw reconstructions of clean, rotated and worst-case images",

@@ -81,23 +81,11 @@ class ClassifierSettings(ExtensionSettings, DeviceSettings):
 
 
 @dataclasses.dataclass(frozen=True)
-class CompressorSettings(ExtensionSettings, DeviceSettings):
-    """Flags that train a compressor; the defaults are the paper's standard compressor."""
+class AttackSettings(ExtensionSettings, DeviceSettings):
+    """Flags of training against an adversary."""
 
-    variants: ClassVar[dict[str, str]] = {
-        "model": "compressor",
-        "adversary": "adversary",
-        "augmentation": "augmentation",
-    }
+    variants: ClassVar[dict[str, str]] = {"adversary": "adversary", "augmentation": "augmentation"}
 
-    data: str = field("mnist", f"images: {IMAGES}", path=True)
-    train_dir: str = field("out-compressor", "run directory", operational=True)
-    model: str = field("standard", "kind of compressor", choices=lambda: [*registry.variants("compressor")])
-    latent_dim: int = field(10, "latents d of a model without stages", minimum=1)
-    stage_dims: tuple[int, ...] = field((3, 7), "latents of each stage of a model with stages", minimum=1)
-    levels: int = field(12, "values L of a latent", minimum=2)
-    width: int = field(64, "channels after the first convolution", minimum=1)
-    side: int = field(32, "images are resized to this many pixels, a multiple of 16", minimum=16)
     augmentation: str = field(
         "none",
         "shift half of every batch: by noise of --rho, or by rotation",
@@ -119,6 +107,29 @@ class CompressorSettings(ExtensionSettings, DeviceSettings):
         "precision in which the Wasserstein ball's attack climbs; bfloat16 is faster where the processor has it",
         choices=("float32", "bfloat16"),
     )
+    adversary_seed: int = field(0, "seed of adversary, augmentation and stages", minimum=0)
+
+    def check(self) -> None:
+        """Refuse settings that do not fit together."""
+        for name, kind in self.variants.items():
+            if getattr(self, name) != "none":
+                registry.variants(kind)[getattr(self, name)].check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class CompressorSettings(AttackSettings):
+    """Flags that train a compressor; the defaults are the paper's standard compressor."""
+
+    variants: ClassVar[dict[str, str]] = {"model": "compressor", **AttackSettings.variants}
+
+    data: str = field("mnist", f"images: {IMAGES}", path=True)
+    train_dir: str = field("out-compressor", "run directory", operational=True)
+    model: str = field("standard", "kind of compressor", choices=lambda: [*registry.variants("compressor")])
+    latent_dim: int = field(10, "latents d of a model without stages", minimum=1)
+    stage_dims: tuple[int, ...] = field((3, 7), "latents of each stage of a model with stages", minimum=1)
+    levels: int = field(12, "values L of a latent", minimum=2)
+    width: int = field(64, "channels after the first convolution", minimum=1)
+    side: int = field(32, "images are resized to this many pixels, a multiple of 16", minimum=16)
     epochs: float = field(50.0, "passes over the training images", minimum=0.001, length=True)
     warmup_epochs: float = field(10.0, "clean passes at the start of successive_refinement", minimum=0)
     batch_size: int = field(64, "images in a batch", minimum=1)
@@ -139,7 +150,6 @@ class CompressorSettings(ExtensionSettings, DeviceSettings):
     checkpoint_steps: int = field(500, "steps between checkpoints", operational=True, minimum=1)
     seed: int = field(0, "seed of the initial weights", **SEEDS)
     order_seed: int = field(0, "seed of the order of the images", minimum=0)
-    adversary_seed: int = field(0, "seed of adversary, augmentation and stages", minimum=0)
     eval_gamma: float = field(1.0, "gamma of the attack in `eval`", operational=True, above=0)
     eval_images: int = field(1000, "test images attacked in `eval`", operational=True, minimum=1)
 
@@ -159,9 +169,49 @@ class CompressorSettings(ExtensionSettings, DeviceSettings):
         """Refuse settings that do not fit together."""
         if self.side % 16:
             raise InvalidArgument(f"--side must be a multiple of 16. Received: {self.side}")
-        for name, kind in self.variants.items():
-            if getattr(self, name) != "none":
-                registry.variants(kind)[getattr(self, name)].check(self)
+        super().check()
+
+
+@dataclasses.dataclass(frozen=True)
+class PhotographSettings(AttackSettings):
+    """Flags that train a codec for photographs; the defaults are those of the one that comes with the package."""
+
+    data: str = field("photographs", "folder of pictures in colour; every tenth is for test", path=True)
+    train_dir: str = field("out-photo", "run directory", operational=True)
+    model: str = field("hyperprior", "kind of codec", choices=("hyperprior", "factorized"))
+    warm_start: str | None = field(
+        None, "trained model to start from: photo, the one that comes with the package, or a run directory", path=True
+    )
+    latents: int = field(256, "channels of the latents", minimum=1)
+    widths: tuple[int, ...] = field((64, 96, 128), "channels at 1/4, 1/8 and 1/16 of the resolution", minimum=1)
+    blocks: tuple[int, ...] = field((2, 2, 1), "residual blocks there", minimum=0)
+    lambdas: tuple[float, ...] = field(
+        (0.0012, 0.07), "weight of the mean squared error against bits per pixel at quality 0 and 1"
+    )
+    attacked: str = field("distortion", "what the adversary makes large", choices=("distortion", "rate", "both"))
+    crop: int = field(192, "pixels of a side of the training crops, a multiple of 64", minimum=64)
+    batch_size: int = field(16, "crops in a batch", minimum=1)
+    steps: int = field(20_000, "steps of the whole training", minimum=1, length=True)
+    learning_rate: float = field(8e-4, "of Adam, at the start; falls to 0 as a cosine", above=0)
+    clip_norm: float = field(2.0, "clip gradients to this norm over all weights (0 = never)", minimum=0)
+    ema_momentum: float = field(0.999, "of the averaged weights that are kept in the end", minimum=0, maximum=1)
+    log_steps: int = field(100, "steps between rows of metrics.csv", minimum=1)
+    checkpoint_steps: int = field(500, "steps between checkpoints", operational=True, minimum=1)
+    seed: int = field(0, "seed of the initial weights", **SEEDS)
+    order_seed: int = field(0, "seed of the crops", minimum=0)
+
+    def shaped_by_length(self) -> bool:
+        """Return whether what a run does at a step depends on how long it is."""
+        return True
+
+    def check(self) -> None:
+        """Refuse settings that do not fit together."""
+        if self.crop % 64:
+            raise InvalidArgument(f"--crop must be a multiple of 64. Received: {self.crop}")
+        for name, count in (("widths", 3), ("blocks", 3), ("lambdas", 2)):
+            if len(getattr(self, name)) != count:
+                raise InvalidArgument(f"{spelled(name)} must be {count} numbers. Received: {getattr(self, name)}")
+        super().check()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -383,8 +433,17 @@ def pruned_directory(proportion_random: float, target_sparsity: float) -> str:
 class CodecSettings(EncoderSettings):
     """Flags of the command codec."""
 
-    model: str = field("", "run directory of a trained compressor, or its .keras file", path=True)
+    model: str = field(
+        "",
+        "run directory of a trained compressor, or its .keras file [default: the codec for photographs that comes with "
+        "the package]",
+        path=True,
+    )
     out: str = field("", "encode: the file; decode: a folder")
+    quality: float | None = field(
+        None, "encode photographs: from 0, smallest, to 1, best [default: 0.5]", minimum=0, maximum=1
+    )
+    target_bpp: float | None = field(None, "encode photographs: bits per pixel that are not exceeded", above=0)
     force: bool = outputs.force()
     mode: str = field("entropy", "coding of the symbols", choices=("entropy", "fixed"))
     max_distortion: float | None = field(
@@ -405,7 +464,7 @@ class CodecSettings(EncoderSettings):
                 f"{action or 'none'} (see --help)"
             )
         self.check_encoder()
-        needed = {"encode": ("out", "model"), "decode": ("out", "model"), "info": ()}.get(action, ("model",))
+        needed = {"encode": ("out",), "decode": ("out",), "info": ()}.get(action, ("model",))
         missing = [name for name in needed if not getattr(self, name)]
         if action in ("fit", "fit-list") and others:
             raise InvalidArgument(f"{action} takes no further words. Received: {' '.join(others)} (see --help)")

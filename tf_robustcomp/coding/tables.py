@@ -37,6 +37,11 @@ def categorical(row: np.ndarray) -> Any:
     return constriction.stream.model.Categorical((row / TOTAL).astype(np.float32), perfect=False)
 
 
+def uniform(levels: int) -> Any:
+    """Return constriction's model of equally likely symbols 0 to levels - 1."""
+    return constriction.stream.model.Uniform(levels)
+
+
 def encoder() -> Any:
     """Return an empty stack.  It gives symbols back in reverse, so the last symbol is encoded first."""
     return constriction.stream.stack.AnsCoder()
@@ -90,7 +95,7 @@ def _least_size(count, least_bits):
 def encode_uniform(symbols: np.ndarray, levels: int) -> bytes:
     """Code integers (n,), each 0 to L - 1, at a fixed rate: n log2 L bits and at most a word and 0.1 % more."""
     coder = encoder()
-    coder.encode_reverse(symbols.astype(np.int32), constriction.stream.model.Uniform(levels))
+    coder.encode_reverse(symbols.astype(np.int32), uniform(levels))
     return stack_bytes(coder, len(symbols), math.log2(levels))
 
 
@@ -98,7 +103,7 @@ def decode_uniform(data: bytes, count: int, levels: int, error: type[DataError])
     """Return the int32 symbols (count,) of `encode_uniform`; raise ``error`` where the bytes do not hold them."""
     check_count(data, count, math.log2(levels), error)
     with decoder(data, error) as coder:
-        return coder.decode(constriction.stream.model.Uniform(levels), count)
+        return coder.decode(uniform(levels), count)
 
 
 def inflate(data: bytes, error: DataError, most: int | None = None) -> bytes:

@@ -1,5 +1,7 @@
 """Compressors: learned lossy codes for images."""
 
+from tf_robustcomp.compression.entropy_layers import EntropyBottleneck, GaussianConditional
+from tf_robustcomp.compression.hyperprior import FactorizedPrior, MeanScaleHyperprior
 from tf_robustcomp.compression.model import CompressionModel
 from tf_robustcomp.compression.quantizer import ScalarQuantizer
 from tf_robustcomp.compression.refinement import SuccessiveRefinement
@@ -11,6 +13,10 @@ from tf_robustcomp.compression.training import MinMaxTraining
 __all__ = [
     "CompressionModel",
     "Compressor",
+    "EntropyBottleneck",
+    "FactorizedPrior",
+    "GaussianConditional",
+    "MeanScaleHyperprior",
     "MinMaxTraining",
     "ResidualCompressor",
     "RotationAligned",

@@ -14,15 +14,19 @@ from typing import Any
 import numpy as np
 
 from tf_robustcomp.coding import container
-from tf_robustcomp.compression import bitstream
+from tf_robustcomp.compression import bitstream, photograph_stream
 from tf_robustcomp.compression.encoders import Encoder
 from tf_robustcomp.data import pictures
 from tf_robustcomp.data.images import resized
 from tf_robustcomp.data.pictures import MAX_CHANNELS, MODES, Pictures
 from tf_robustcomp.utils import files
 from tf_robustcomp.utils.checks import printable
-from tf_robustcomp.utils.errors import BitstreamError, DataError
+from tf_robustcomp.utils.errors import BitstreamError, DataError, InvalidArgument
 
+NO_TILES = (
+    "a model for images of any size codes one source into a file, in entropy mode, by its own network: give one, and "
+    "no --mode, --resize or --encoder"
+)
 NO_LAYOUT = "made by compress(), not by this command: read it with decompress()"
 
 
@@ -35,18 +39,24 @@ def encode_files(
     resize: bool = False,
     progress: bool = False,
     encoder: Encoder | None = None,
+    quality: float | None = None,
+    target_bpp: float | None = None,
 ) -> tuple[list[Pictures], list[Pictures], bitstream.Cost]:
     """Write pictures into one compressed file.
+
+    A model for images of any size takes one source, whose pictures are coded whole; transparency is kept losslessly.
 
     Args:
         model: compressor.
         sources: files and folders of pictures, .npy or .npz files, or ``mnist`` or ``digits`` (their test images).
         out: path of the file.
         mode: "entropy" or "fixed".
-        max_distortion: sum of squared errors of a tile, on [0, 1], that is never exceeded, or None.
+        max_distortion: sum of squared errors of a tile, or of a whole picture, on [0, 1], that is never exceeded, or
+            None.
         resize: whether pictures are first resized to the model's size, as in training.
         progress: whether to show a progress bar.
         encoder: that finds the codes, as in `CompressionModel.compress`.
+        quality, target_bpp: as in `LatentCodec.compress`; of a model for images of any size.
 
     Returns:
         ``(pictures, the same as the file decodes, cost)``
@@ -56,6 +66,8 @@ def encode_files(
         InvalidArgument: a file is given twice, or an argument breaks its rule.
     """
     items = [pictures.read(source, name) for name, source in pictures.find(sources).items()]
+    if model.image_shape is None and (len(items) > 1 or mode != "entropy" or resize or encoder is not None):
+        raise InvalidArgument(NO_TILES)
     if resize:
         items = [_resized(item, model.image_shape[:2]) for item in items]
     for item in items:
@@ -63,22 +75,25 @@ def encode_files(
             _item(item.name, item.pixels.shape)
         except ValueError:
             raise DataError(f"{printable(item.name)}: a name that cannot be decoded to; rename the file") from None
+    if model.image_shape is None:
+        data, cost = photograph_stream.from_pixels(
+            model, items[0].pixels, _layout(items), quality, target_bpp, max_distortion
+        )
+        return items, _written(model, data, out, progress), cost
+    if quality is not None or target_bpp is not None:
+        raise InvalidArgument("quality and target_bpp are for models of images of any size; this one has one rate")
     tiles = np.concatenate([pictures.to_tiles(item.pixels, model.image_shape) for item in items])
-    layout = json.dumps([{"name": item.name, "shape": list(item.pixels.shape)} for item in items])
     data, cost = bitstream.compress(
         model,
         (tiles / 255).astype(np.float32),
         mode,
         max_distortion,
-        layout=layout.encode(),
+        layout=_layout(items),
         eight_bits=True,
         progress=progress,
         encoder=encoder,
     )
-    decoded = _decoded(model, data, None, progress)
-    with files.replacing(out) as temporary:
-        temporary.write_bytes(data)
-    return items, decoded, cost
+    return items, _written(model, data, out, progress), cost
 
 
 def decode_file(model: Any, path: str | Path, stage: int | None = None, progress: bool = False) -> list[Pictures]:
@@ -142,6 +157,18 @@ def read_bytes(path: str | Path) -> bytes:
     return Path(path).read_bytes()
 
 
+def _layout(items):
+    return json.dumps([{"name": item.name, "shape": list(item.pixels.shape)} for item in items]).encode()
+
+
+def _written(model, data, out, progress):
+    """Write a stream to a file, and return the pictures that it decodes to."""
+    decoded = _decoded(model, data, None, progress)
+    with files.replacing(out) as temporary:
+        temporary.write_bytes(data)
+    return decoded
+
+
 def _resized(item, size):
     return dataclasses.replace(item, pixels=np.round(resized(item.pixels, size) * 255).astype(np.uint8))
 
@@ -152,6 +179,13 @@ def _decoded(model, data, stage, progress):
     if not layout:
         raise BitstreamError(NO_LAYOUT)
     items = _items(layout)
+    if model.image_shape is None:
+        if stage is not None:
+            raise InvalidArgument("this model has no stages")
+        pixels = photograph_stream.to_pixels(model, data)
+        if [shape for _, shape in items] != [pixels.shape]:
+            raise BitstreamError("its layout does not fit its pictures")
+        return [Pictures(items[0][0], pixels)]
     counts = [pictures.number_of_tiles(shape, header.image_shape) for _, shape in items]
     if sum(counts) != header.count:
         raise BitstreamError("its layout does not fit its tiles")

@@ -12,7 +12,8 @@ def fingerprint(model: Any) -> bytes:
     """Return 16 bytes that tell models apart: a hash of architecture, weights and entropy tables, not of names."""
     unrelated = ("name", "dtype", "trainable", "fused")  # dtype stands below, by its name
     config = {key: value for key, value in model.get_config().items() if key not in unrelated}
-    config |= {"class": type(model).__name__, "dtype": model.dtype_policy.name}
+    precision = {} if getattr(model, "any_precision", False) else {"dtype": model.dtype_policy.name}
+    config |= {"class": type(model).__name__, **precision}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     _add_weights(digest, model)
     if model.entropy_model is not None:

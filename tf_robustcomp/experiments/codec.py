@@ -10,6 +10,7 @@ import numpy as np
 from tf_robustcomp.compression import archive
 from tf_robustcomp.compression.encoders import ListEncoder
 from tf_robustcomp.compression.encoders.code_list import CODES, list_path
+from tf_robustcomp.compression.pretrained import load_pretrained
 from tf_robustcomp.data import pictures
 from tf_robustcomp.data.unlabelled import images_of
 from tf_robustcomp.evaluation import quality
@@ -49,11 +50,15 @@ def fit_list(settings: Any) -> None:
 def encode(settings: Any, sources: Sequence[str]) -> None:
     """Encode pictures into one file, and print its size and quality."""
     model = loaded(settings.model)
-    if settings.mode == "entropy" and model.entropy_model is None:
+    if model.image_shape is None:
+        encoder = None if set(settings.encoder) <= {"network"} else chosen(settings, model, Path())
+    elif settings.mode == "entropy" and model.entropy_model is None:
         raise InvalidArgument(
             f"--model {settings.model}: has no probabilities yet; fit them once with `codec fit "
             f"--model={settings.model}`, or give --mode=fixed"
         )
+    else:
+        encoder = chosen(settings, model, model_path(settings.model))
     items, decoded, cost = archive.encode_files(
         model,
         sources,
@@ -62,11 +67,13 @@ def encode(settings: Any, sources: Sequence[str]) -> None:
         settings.max_distortion,
         settings.resize,
         progress=True,
-        encoder=chosen(settings, model, model_path(settings.model)),
+        encoder=encoder,
+        quality=settings.quality,
+        target_bpp=settings.target_bpp,
     )
     _warn(items, model.image_shape, settings.resize)
     measured = quality.measure(items, decoded, settings.similarity)
-    _print_cost(settings.out, items, cost, measured)
+    _print_cost(settings.out, items, cost, measured, model.image_shape)
     if settings.quality_report:
         (table, _), (drawing, _) = settings.report_paths()
         quality.write_csv(table, items, measured)
@@ -79,7 +86,7 @@ def decode(settings: Any, path: str) -> None:
     folder = Path(settings.out)
     targets = [pictures.target(folder, name) for name in archive.names_in(path)]
     marks = [(target, MARK if target.suffix == ".png" else None) for target in targets]
-    files.check_outputs(marks, [path, *model_files(settings.model)], settings.force)
+    files.check_outputs(marks, [path, *(model_files(settings.model) if settings.model else [])], settings.force)
     decoded = archive.decode_file(loaded(settings.model), path, settings.stage or None, progress=True)
     folder.mkdir(parents=True, exist_ok=True)
     for item in decoded:
@@ -92,13 +99,13 @@ def info(path: str) -> None:
 
 
 def loaded(path: str) -> Any:
-    """Return the compressor of a run directory, of a folder with model.keras, or of a .keras file.
+    """Return the compressor of a run directory, of a folder with model.keras, or of a .keras file; "" is `photo`.
 
     Raises:
         InvalidArgument: its model is not a compressor.
         RunError: there is none, or it cannot be read.
     """
-    model = load_trained(path)
+    model = load_trained(path) if path else load_pretrained("photo")
     if not hasattr(model, "decompress"):
         raise InvalidArgument(f"--model {path}: its model is not a compressor")
     return model
@@ -111,7 +118,7 @@ def _warn(items, image_shape, resize):
         for lost in item.lost:
             found.setdefault(f"does not keep {lost}", []).append(printable(item.name))
         height, width = item.pixels.shape[1:3]
-        if not resize and (height < image_shape[0] or width < image_shape[1]):
+        if image_shape and not resize and (height < image_shape[0] or width < image_shape[1]):
             smaller = f"{height} x {width} is smaller than the model's {image_shape[0]} x {image_shape[1]} and "
             reason = f"{smaller}is filled up by reflection; --resize enlarges it, as in training"
             found.setdefault(reason, []).append(printable(item.name))
@@ -120,13 +127,14 @@ def _warn(items, image_shape, resize):
         print(f"{names[0]}{others}: {reason}", file=sys.stderr)
 
 
-def _print_cost(out, items, cost, measured):
+def _print_cost(out, items, cost, measured, image_shape):
     pixels = sum(int(np.prod(item.pixels.shape[:3])) for item in items)
     number = sum(len(item.pixels) for item in items)
     psnr = np.concatenate([one.psnr for one in measured])
     finite = psnr[np.isfinite(psnr)]
     alike = np.concatenate([one.ms_ssim for one in measured])
     similarity = f", MS-SSIM {np.nanmean(alike):.4f}" if np.isfinite(alike).any() else ""
+    what = "tiles" if image_shape else "pictures"
     stages = ", ".join(f"stage {stage}: {count}" for stage, count in enumerate(cost.stages, 1))
     counted = f"{number} picture" if number == 1 else f"{number} pictures"
     print(
@@ -135,6 +143,6 @@ def _print_cost(out, items, cost, measured):
         f"file {cost.file_bits / number:.3f}\n"
         f"distortion {np.mean(np.concatenate([one.distortion for one in measured])):.3f}, "
         f"PSNR {np.mean(finite) if len(finite) else float('inf'):.2f} dB{similarity}\n"
-        f"tiles: {cost.images}, of which coded up to {stages}; stored losslessly: {cost.stored}",
+        f"{what}: {cost.images}, of which coded up to {stages}; stored losslessly: {cost.stored}",
         flush=True,
     )

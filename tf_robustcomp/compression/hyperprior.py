@@ -1,0 +1,224 @@
+"""Codecs for photographs whose latents have a factorised prior, or a hyperprior."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tf_robustcomp.coding import integer_symbols
+from tf_robustcomp.compression.entropy_layers import EntropyBottleneck, GaussianConditional
+from tf_robustcomp.compression.integer_network import (
+    ACTIVATION_BITS,
+    IntegerParameters,
+    round_half_up,
+    straight_through,
+)
+from tf_robustcomp.compression.latent_codec import Code, LatentCodec, coarse
+from tf_robustcomp.compression.transforms import BLOCK, HyperAnalysis
+from tf_robustcomp.utils.checks import check_at_least
+
+UNIT = 2.0**-ACTIVATION_BITS  # of the integers that stand for means and latents
+
+
+@keras.saving.register_keras_serializable("tf_robustcomp")
+class FactorizedPrior(LatentCodec):
+    """Latents under a factorised prior (Balle, Laparra, Simoncelli 2017, arXiv 1611.01704), at any rate.
+
+    Tables are per channel and alike at all qualities, so one rate is best; `MeanScaleHyperprior` costs little more.
+
+    Args:
+        latents, widths, blocks, channels, lambdas: see `LatentCodec`.
+        **kwargs: ``name`` and ``dtype`` of Keras.
+
+    Example:
+        >>> model = rc.FactorizedPrior(latents=96, lambdas=(0.01, 0.01))
+        >>> model.compile("adam")
+        >>> model.fit(crops, epochs=10)
+        >>> data = model.fit_entropy_model(crops).compress(photographs)
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.prior = EntropyBottleneck(name="prior")
+        self.prior.build((None, None, None, self.latents))
+        self.build(None)
+
+    def quantized(self, y: Any, step: Any, training: bool) -> tuple[Any, Any]:
+        """Return ``(rounded latents, bits of each image (n,))``."""
+        rounded = ops.clip(round_half_up(y), -self.prior.LARGEST, self.prior.LARGEST)
+        noisy = y + keras.random.uniform(ops.shape(y), -0.5, 0.5, seed=self.random) if training else rounded
+        return rounded, ops.sum(self.prior(noisy), axis=(1, 2, 3))
+
+    def symbols(self, y: Any, step: Any) -> tuple[np.ndarray, ...]:
+        """Return the rounded latents."""
+        return (self.prior.rounded(y),)
+
+    def push(self, stack: integer_symbols.Stack, code: Code) -> None:
+        """Add the symbols to a stack."""
+        self.prior.push(stack, code.symbols[0])
+
+    def pull(self, coder: Any, grid: tuple[int, int, int], step: Any) -> tuple[np.ndarray, ...]:
+        """Return the symbols of (n, rows, columns) latents."""
+        return (self.prior.pull(coder, grid),)
+
+    def restored(self, symbols: tuple[np.ndarray, ...], step: Any) -> np.ndarray:
+        """Return the rounded latents."""
+        return symbols[0].astype(np.float32)
+
+    def least_bits(self, grid: tuple[int, int, int]) -> float:
+        """Return the bits that the symbols of (n, rows, columns) latents take at least."""
+        return math.prod(grid) * self.prior.least_bits()
+
+    def fit_entropy_model(self, images: Any = None) -> "FactorizedPrior":
+        """Make the integer tables of ``compress``."""
+        self.prior.make_tables()
+        return self
+
+
+@keras.saving.register_keras_serializable("tf_robustcomp")
+class MeanScaleHyperprior(LatentCodec):
+    """Latents under normal distributions whose means and scales are coded, too (Minnen, Balle, Toderici 2018).
+
+    ::
+
+        y --HyperAnalysis--> z --round, EntropyBottleneck--> bytes
+        z --IntegerParameters--> mean, scale of y at the white places of a checkerboard --> bytes
+        z, white y --IntegerParameters--> mean, scale of y at the black places          --> bytes
+
+    `IntegerParameters` computes in exact integers, so that encoder and decoder agree on every machine.
+
+    Args:
+        latents, widths, blocks, channels, lambdas: see `LatentCodec`.
+        hyper_widths: three ints, channels of the hyper-analysis; the last is that of z, at 1/64 of the resolution.
+        parameters_width: int >= 1, channels of the features that means and scales follow from.
+        **kwargs: ``name`` and ``dtype`` of Keras.
+
+    Example:
+        >>> model = rc.MeanScaleHyperprior(widths=(32, 48, 64), latents=96)
+        >>> model.compile(rc.Adam(1e-3), adversary=rc.WassersteinBall(gamma=1.0))
+        >>> model.fit(crops, epochs=10)
+        >>> data = model.fit_entropy_model(crops).compress(photographs, target_bpp=0.5)
+        >>> model.decompress(data)
+    """
+
+    side = 4 * BLOCK
+
+    def __init__(
+        self,
+        *args: Any,
+        hyper_widths: Sequence[int] = (96, 96, 64),
+        parameters_width: int = 96,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.hyper_widths = tuple(check_at_least("hyper_widths", width, 1) for width in hyper_widths)
+        self.parameters_width = check_at_least("parameters_width", parameters_width, 1)
+        self.hyper = HyperAnalysis(self.latents, self.hyper_widths, dtype=self.dtype_policy, name="hyper")
+        self.predictor = IntegerParameters(self.latents, self.parameters_width, name="predictor")
+        self.prior = EntropyBottleneck(name="prior")
+        self.gaussian = GaussianConditional(name="gaussian")
+        self.hyper.build((None, None, None, self.latents))
+        for layer in (self.predictor, self.prior, self.gaussian):
+            layer.build((None, None, None, self.hyper_widths[-1]))
+        self._start_scales(np.ones(self.latents))
+        self.build(None)
+
+    def _start_scales(self, scales):
+        low, high = self.lambdas
+        index = np.log(np.maximum(scales, self.gaussian.SCALES[0]) / self.gaussian.SCALES[0]) / self.gaussian.STEP
+        self.predictor.start(index, math.log(high / low) / 2 / self.gaussian.STEP)
+
+    def quantized(self, y: Any, step: Any, training: bool) -> tuple[Any, Any]:
+        """Return ``(rounded latents, bits of each image (n,))``."""
+
+        def noisy(values):
+            return values + keras.random.uniform(ops.shape(values), -0.5, 0.5, seed=self.random)
+
+        z = self.hyper(y)
+        rounded = ops.clip(round_half_up(z), -self.prior.LARGEST, self.prior.LARGEST)
+        features = self.predictor.features(rounded)
+        white = _white(y.shape[1:3])
+        mean, scale = self.predictor.parameters(features, ops.zeros_like(features), step)
+        first = (round_half_up(y - mean * UNIT) + mean * UNIT) * white
+        mean_2, scale_2 = self.predictor.parameters(features, self.predictor.context(first / UNIT), step)
+        mean, scale = mean * white + mean_2 * (1 - white), scale * white + scale_2 * (1 - white)
+        decoded = round_half_up(y - mean * UNIT) + mean * UNIT
+        index = self.gaussian.index(scale)
+        if not training:  # as of the tables; attacks need the gradient
+            index = straight_through(index, ops.round(index))
+        bits = self.gaussian((noisy(y) if training else decoded) - mean * UNIT, index)
+        bits = ops.sum(bits, axis=(1, 2, 3)) + ops.sum(self.prior(noisy(z) if training else rounded), axis=(1, 2, 3))
+        return decoded, bits
+
+    def symbols(self, y: Any, step: Any) -> tuple[np.ndarray, ...]:
+        """Return the hyper-latents, and the latents less their means, rounded."""
+        z, y = self.prior.rounded(self.hyper(y)), np.asarray(ops.convert_to_numpy(y))
+        residual = np.zeros(y.shape, np.int32)
+        for (mean, _), places in self._passes(z, residual, step):
+            residual[places] = self.gaussian.clipped(np.floor(y[places] - UNIT * mean[places] + 0.5))
+        return z, residual
+
+    def push(self, stack: integer_symbols.Stack, code: Code) -> None:
+        """Add the symbols to a stack: the hyper-latents, the white places, the black places."""
+        z, residual = code.symbols
+        self.prior.push(stack, z)
+        for (_, index), places in self._passes(z, residual, coarse(code.steps)):
+            stack.add(residual[places].ravel(), index[places].ravel(), self.gaussian.rows)
+
+    def pull(self, coder: Any, grid: tuple[int, int, int], step: Any) -> tuple[np.ndarray, ...]:
+        """Return the symbols of (n, rows, columns) latents."""
+        z = self.prior.pull(coder, (grid[0], grid[1] // 4, grid[2] // 4))
+        residual = np.zeros((*grid, self.latents), np.int32)
+        for (_, index), places in self._passes(z, residual, coarse(step)):
+            found = integer_symbols.take(coder, index[places].ravel(), self.gaussian.rows)
+            residual[places] = found.reshape(-1, self.latents)
+        return z, residual
+
+    def restored(self, symbols: tuple[np.ndarray, ...], step: Any) -> np.ndarray:
+        """Return the rounded latents."""
+        z, residual = symbols
+        latents = np.empty(residual.shape, np.float32)
+        for (mean, _), places in self._passes(z, residual, step):
+            latents[places] = residual[places] + np.float32(UNIT) * mean[places]
+        return latents
+
+    def least_bits(self, grid: tuple[int, int, int]) -> float:
+        """Return the bits that the symbols of (n, rows, columns) latents take at least."""
+        return math.prod(grid) / 16 * self.prior.least_bits()
+
+    def fit_entropy_model(self, images: Any = None) -> "MeanScaleHyperprior":
+        """Make the integer tables of ``compress``, and settle the network that selects them."""
+        self.predictor.settle()
+        self.prior.make_tables()
+        self.gaussian.make_tables()
+        return self
+
+    def _passes(self, z, residual, step):
+        """For the white places, then the black: ``((mean, index of the table), the places)``.
+
+        The residual of the white places must be there when the black ones are asked for.
+        """
+        features = self.predictor.features(ops.convert_to_tensor(z.astype(np.float32)))
+        context = ops.zeros_like(features)
+        for colour in (1, 0):
+            mean, scale = map(ops.convert_to_numpy, self.predictor.parameters(features, context, step))
+            white = ops.convert_to_numpy(_white(mean.shape[1:3]))[..., 0]
+            places = np.broadcast_to(white == colour, mean.shape[:3])
+            yield (mean, self.gaussian.table_index(scale)), places
+            if colour:
+                known = np.where(places[..., None], residual / np.float32(UNIT) + mean, 0).astype(np.float32)
+                context = self.predictor.context(ops.convert_to_tensor(known))
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        names = ("hyper_widths", "parameters_width")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+def _white(size):
+    """A checkerboard (1, h, w, 1) of 1 and 0 that begins with 1, float32."""
+    rows, columns = np.indices(size)
+    return ops.convert_to_tensor(((rows + columns) % 2 == 0).astype(np.float32)[None, ..., None])

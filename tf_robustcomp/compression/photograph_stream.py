@@ -1,0 +1,282 @@
+"""Photographs to bytes and back, for codecs of images of any size: one stack of symbols in the container.
+
+::
+
+    header | [kinds: 1 byte an image] | [images stored losslessly] | codes
+    codes: the quality of each coded image, 2 bytes each, then all symbols as one stack
+"""
+
+import dataclasses
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tf_robustcomp.coding import container, integer_symbols, lossless, tables
+from tf_robustcomp.coding.container import ALPHA, ENTROPY, KINDS, LAYOUT, Part
+from tf_robustcomp.compression.bitstream import Cost
+from tf_robustcomp.compression.fingerprint import fingerprint
+from tf_robustcomp.compression.guarantee import ROUNDING
+from tf_robustcomp.data.distortion import squared_error
+from tf_robustcomp.utils.checks import check_images, check_positive
+from tf_robustcomp.utils.errors import BitstreamError, InvalidArgument
+
+CODES = 1  # the part's kind
+STEP = np.dtype("<u2")
+LONGEST_SIDE = 2**16 - 1
+STORED, CODED = 0, 1  # kinds of images
+CLOSE = 0.99  # fraction of a target rate at which the search for a quality ends
+
+
+def compress(
+    model: Any,
+    images: np.ndarray,
+    quality: float | None = None,
+    target_bpp: float | None = None,
+    max_distortion: float | None = None,
+    layout: bytes = b"",
+    extra: Sequence[Part] = (),
+) -> bytes:
+    """Return the stream of images; see `LatentCodec.compress`.
+
+    Args:
+        model: codec.
+        images: (n, h, w, c) in [0, 1].
+        quality, target_bpp, max_distortion: at most one of them.
+        layout: bytes that the stream carries along.
+        extra: parts that the stream carries along.
+
+    Raises:
+        InvalidArgument: an argument breaks its rule, or no quality meets the target.
+    """
+    images = check_images(images)
+    given = [name for name, value in _named(quality, target_bpp, max_distortion).items() if value is not None]
+    if len(given) > 1:
+        raise InvalidArgument(f"give one of quality, target_bpp and max_distortion. Received: {' and '.join(given)}")
+    if images.shape[3] not in (1, model.channels) or max(images.shape[1:3]) > LONGEST_SIDE:
+        raise InvalidArgument(
+            f"images must have {model.channels} channels or 1, and sides of at most {LONGEST_SIDE}. Received: shape "
+            f"{images.shape}"
+        )
+    layouts = [Part(LAYOUT, container.DEFLATE, zlib.compress(layout, 9), zlib.crc32(layout))] if layout else []
+    carried = [*layouts, *extra]
+
+    def stream(codes, stored=()):
+        return _stream(model, images.shape[1:], codes if isinstance(codes, list) else [codes], stored, carried)
+
+    if max_distortion is not None:
+        return stream(*_within(model, images, check_positive("max_distortion", max_distortion)))
+    if target_bpp is None:
+        return stream(model.encode(_coloured(model, images), 0.5 if quality is None else quality))
+    return _of_size(model, images, check_positive("target_bpp", target_bpp), stream)
+
+
+def decompress(model: Any, data: bytes) -> np.ndarray:
+    """Return the float32 images (n, h, w, c) of a stream; see `LatentCodec.decompress`.
+
+    Raises:
+        BitstreamError: the stream is corrupt, truncated, or written by another model.
+    """
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise InvalidArgument(f"data must be bytes. Received: {type(data).__name__}")
+    data = bytes(data)
+    header = container.read_header(data)
+    if header.fingerprint != fingerprint(model):
+        raise BitstreamError(
+            f"made by another model: the stream's fingerprint is {header.fingerprint.hex()}, this model's "
+            f"{fingerprint(model).hex()}"
+        )
+    if len(data) != header.end:
+        what = "truncated" if len(data) < header.end else "trailing bytes"
+        raise BitstreamError(f"{what}: the stream has {header.end} bytes, {len(data)} are there")
+    if header.image_shape[2] not in (1, model.channels) or not min(header.image_shape):
+        raise BitstreamError(f"its images are {header.image_shape}, which this model does not code")
+    kinds = _read_kinds(data, header)
+    code = _read_code(model, data, header, int(np.sum(kinds == CODED)))
+    exact = lossless.read(data, header, int(np.sum(kinds == STORED)))
+    images = np.empty((header.count, *header.image_shape), np.float32)
+    if code is not None:
+        images[kinds == CODED] = _uncoloured(model.decode(code), header.image_shape[2])
+    images[kinds == STORED] = exact
+    return images
+
+
+def from_pixels(
+    model: Any,
+    pixels: np.ndarray,
+    layout: bytes,
+    quality: float | None = None,
+    target_bpp: float | None = None,
+    max_distortion: float | None = None,
+) -> tuple[bytes, Cost]:
+    """Return the stream of pictures of bytes (n, h, w, c), and its cost; c = 2 or 4 have transparency, kept losslessly.
+
+    Raises:
+        InvalidArgument: an argument breaks its rule.
+    """
+    images = (pixels / 255).astype(np.float32)
+    opaque, extra = images, []
+    if pixels.shape[3] in (2, 4):
+        opaque, extra = images[..., :-1], [lossless.part(images[..., -1:], ALPHA)]
+    data = compress(model, np.ascontiguousarray(opaque), quality, target_bpp, max_distortion, layout, extra)
+    header = container.read_header(data)
+    kinds = _read_kinds(data, header)
+    code = _read_code(model, data, header, int(np.sum(kinds == CODED)))
+    ideal = estimated_bits(model, code) if code else 0.0
+    payload = sum(8 * entry.size for entry in header.entries if entry.kind != LAYOUT)
+    stored, coded = (int(np.sum(kinds == kind)) for kind in (STORED, CODED))
+    return data, Cost(len(images), ideal, payload, 8 * len(data), stored, (coded,))
+
+
+def to_pixels(model: Any, data: bytes) -> np.ndarray:
+    """Return the pictures (n, h, w, c), uint8, of a stream of `from_pixels`.
+
+    Raises:
+        BitstreamError: the stream is corrupt, truncated, or written by another model.
+    """
+    images, header = decompress(model, data), container.read_header(data)
+    alpha = header.entry(ALPHA)
+    if alpha is not None:
+        transparency = lossless.read_images(data, alpha, (*images.shape[:3], 1))
+        images = np.concatenate([images, transparency], axis=3)
+    return np.round(images * 255).astype(np.uint8)
+
+
+def estimated_bits(model: Any, code: Any) -> float:
+    """Return the ideal bits of a code under the model's tables; a stream is a word and its header longer."""
+    total = 0.0
+
+    class Sum(integer_symbols.Stack):
+        def add(self, values, index, rows):
+            nonlocal total
+            total += integer_symbols.ideal_bits(values, index, rows)
+
+    model.push(Sum(), code)
+    return total
+
+
+def _named(quality, target_bpp, max_distortion):
+    return {"quality": quality, "target_bpp": target_bpp, "max_distortion": max_distortion}
+
+
+def _coloured(model, images):
+    return np.repeat(images, model.channels, axis=3) if images.shape[3] < model.channels else images
+
+
+def _uncoloured(images, channels):
+    """Grey from equal colours: the mean, whose squared error is at most theirs."""
+    return images.mean(axis=3, keepdims=True, dtype=np.float32) if channels < images.shape[3] else images
+
+
+def _of_size(model, images, target, stream):
+    """The stream of the highest quality with at most ``target`` bits per pixel."""
+    most, coloured = target * np.prod(images.shape[:3]) / 8, _coloured(model, images)
+    sizes = []
+
+    def attempt(step):
+        data = stream(model.encode(coloured, step / LONGEST_SIDE))
+        sizes.append(len(data))
+        return data if len(data) <= most else None
+
+    found = _last(attempt, LONGEST_SIDE + 1, enough=lambda data: len(data) > CLOSE * most)
+    if found is None:
+        rate = target * sizes[0] / most
+        raise InvalidArgument(f"target_bpp={target:g} cannot be met: quality 0 takes {rate:.4f} bits per pixel")
+    return found
+
+
+def _within(model, images, bound):
+    """``(codes, images to be stored)``: of each image the lowest quality, in 64ths, that keeps the bound."""
+    codes, stored = [], []
+    for image in images:
+
+        def attempt(step, image=image[None]):
+            code = model.encode(_coloured(model, image), 1 - step / 64)
+            decoded = np.round(_uncoloured(model.decode(code), image.shape[3]) * 255) / 255
+            return code if squared_error(image, decoded)[0] <= bound * (1 - ROUNDING) else None
+
+        found = _last(attempt, 65)
+        codes.append(found)
+        stored += [] if found else [image]
+    return codes, stored
+
+
+def _last(attempt, count, enough=lambda found: False):
+    """What ``attempt(step)`` returns for the last step below ``count`` that is not None, if the first ones are not."""
+    low, high, step, best = -1, count, 0, None
+    while high - low > 1:
+        found = attempt(step)
+        if found is None:
+            high = step
+        else:
+            low, best = step, found
+            if enough(found):
+                break
+        step = (low + high) // 2
+    return best
+
+
+# The parts of a stream.
+
+
+def _stream(model, image_shape, codes, images=(), carried=()):
+    """Bytes of codes, of which each that is None stands for one of the images that are stored."""
+    parts, count = list(carried), sum(1 if code is None else len(code) for code in codes)
+    coded = [code for code in codes if code is not None]
+    if len(images):
+        kinds = np.array([CODED if code else STORED for code in codes], np.uint8).tobytes()
+        parts.append(Part(KINDS, container.DEFLATE, zlib.compress(kinds, 9), zlib.crc32(kinds)))
+        parts.append(lossless.part(np.stack(images)))
+    if coded:
+        code = coded[0] if len(coded) == 1 else _joined(coded)
+        stack = integer_symbols.Stack()
+        model.push(stack, code)
+        data = code.steps.astype(STEP).tobytes() + stack.to_bytes(model.least_bits((len(code), *model.grid(code.size))))
+        parts.append(Part(CODES, ENTROPY, data, _checksum(code.symbols, code.steps)))
+    return container.write(fingerprint(model), image_shape, count, parts)
+
+
+def _joined(codes):
+    symbols = tuple(np.concatenate(parts) for parts in zip(*(code.symbols for code in codes), strict=True))
+    return dataclasses.replace(codes[0], symbols=symbols, steps=np.concatenate([code.steps for code in codes]))
+
+
+def _checksum(symbols, steps):
+    crc = 0
+    for part in (steps, *symbols):
+        crc = zlib.crc32(np.ascontiguousarray(part, "<i4").tobytes(), crc)
+    return crc
+
+
+def _read_kinds(data, header):
+    entry = header.entry(KINDS)
+    if entry is None:
+        least = STEP.itemsize * header.count
+        if header.count < 1 or len(data) < least:
+            raise BitstreamError(f"{len(data)} bytes cannot hold {header.count} images")
+        return np.full(header.count, CODED, np.uint8)
+    kinds = np.frombuffer(container.inflate(container.read_part(data, entry), entry), np.uint8)
+    if len(kinds) != header.count or not len(kinds) or kinds.max() > CODED:
+        raise BitstreamError(f"{container.part_name(KINDS)} do not fit {header.count} images")
+    return kinds
+
+
+def _read_code(model, data, header, count):
+    entry = header.entry(CODES)
+    if (entry is None) != (count == 0) or (entry and entry.coding != ENTROPY):
+        raise BitstreamError("its table of parts does not fit its images")
+    if entry is None:
+        return None
+    part, size = container.read_part(data, entry), header.image_shape[:2]
+    grid = (count, *model.grid(size))
+    steps = np.frombuffer(part[: count * STEP.itemsize], STEP).astype(np.int64)
+    stack = part[count * STEP.itemsize :]
+    if len(steps) < count:
+        raise BitstreamError(f"{len(part)} bytes cannot hold {count} images")
+    tables.check_count(stack, 1, model.least_bits(grid), BitstreamError)
+    with tables.decoder(stack, BitstreamError) as coder:
+        symbols = model.pull(coder, grid, steps)
+    if _checksum(symbols, steps) != entry.content_crc:
+        raise BitstreamError(f"{container.part_name(CODES)} decodes to something else than was encoded")
+    return model.code(symbols, size, steps)
