@@ -41,6 +41,7 @@ from .compression.encoders import SearchEncoder as SearchEncoder
 from .compression.encoders import TransformedEncoder as TransformedEncoder
 from .compression.pretrained import load_pretrained as load_pretrained
 from .data.random_labels import random_labels as random_labels
+from .evaluation import AimCurve as AimCurve
 from .evaluation import CertifiedCurve as CertifiedCurve
 from .evaluation import CorruptionCurve as CorruptionCurve
 from .evaluation import DualEstimate as DualEstimate
@@ -53,7 +54,9 @@ from .evaluation import dual_estimate as dual_estimate
 from .evaluation import lp_curve as lp_curve
 from .evaluation import noise_curve as noise_curve
 from .evaluation import rate_allocation as rate_allocation
+from .evaluation import rate_curve as rate_curve
 from .evaluation import rotation_curve as rotation_curve
+from .evaluation import targeted_curve as targeted_curve
 from .evaluation import worst_case_at as worst_case_at
 from .evaluation import worst_case_curve as worst_case_curve
 from .networks import compact_network as compact_network

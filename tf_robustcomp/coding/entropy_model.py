@@ -60,11 +60,14 @@ class EntropyModel:
 
     def ideal_bits(self, symbols: np.ndarray, first: int = 0) -> float:
         """Return the cross entropy in bits of the latents from ``first`` on, for symbols (n, d)."""
-        bits = 0.0
+        return float(self.bits(symbols, first).sum())
+
+    def bits(self, symbols: np.ndarray, first: int = 0) -> np.ndarray:
+        """Return the bits (n,) of the latents from ``first`` on of each row of symbols (n, d)."""
+        bits = np.zeros(len(symbols))
         for latent in range(first, symbols.shape[1]):
-            table = self.tables[latent]
-            bits -= np.log2(table[self._context(symbols, latent), symbols[:, latent]] / TOTAL).sum()
-        return float(bits)
+            bits -= np.log2(self.tables[latent][self._context(symbols, latent), symbols[:, latent]] / TOTAL)
+        return bits
 
     def encode(self, symbols: np.ndarray, first: int = 0) -> bytes:
         """Code the latents from ``first`` on of symbols (n, d); the decoder must know the earlier ones."""

@@ -146,6 +146,41 @@ class CompressionModel(MinMaxTraining):
         self.entropy_weights = digest_of_weights(self)
         return self
 
+    def rates(self, images: Any, stage: int | None = None) -> Any:
+        """Return the bits of each image's code (n,), as the entropy model states them, with a gradient.
+
+        The gradient is the slope of the bits between the two symbols around a latent, given the symbols before it.
+
+        Args:
+            images: (n, h, w, c) in [0, 1].
+            stage: int from 1, the code up to it; None is all of it.
+
+        Raises:
+            InvalidArgument: there is no entropy model yet.
+        """
+        if self.entropy_model is None:
+            raise InvalidArgument("rates needs model.fit_entropy_model(images) first")
+        stage = self.check_stage(stage)
+        latents = self.latents(ops.convert_to_tensor(images, "float32"), stage)
+        symbols = self.quantizer.symbols(latents)
+        place = (ops.cast(latents, "float32") + 1) * (self.levels - 1) / 2
+        below = ops.cast(ops.clip(ops.floor(place), 0, self.levels - 2), "int32")
+        total = ops.zeros_like(place[:, 0])
+        for latent, (parents, table) in enumerate(
+            zip(self.entropy_model.parents, self.entropy_model.tables, strict=True)
+        ):
+            if latent == symbols.shape[1]:
+                break
+            bits = ops.convert_to_tensor(-np.log2(table.ravel() / table[0].sum()).astype("float32"))
+            context = ops.zeros_like(symbols[:, 0])
+            for parent in parents:
+                context = context * self.levels + symbols[:, parent]
+            context *= self.levels
+            slope = ops.take(bits, context + below[:, latent] + 1) - ops.take(bits, context + below[:, latent])
+            own = place[:, latent]
+            total += ops.take(bits, context + symbols[:, latent]) + slope * (own - ops.stop_gradient(own))
+        return total
+
     def compress(
         self,
         images: Any,

@@ -1,5 +1,6 @@
 """Evaluation: compressors in and out of the distribution they were trained on."""
 
+from tf_robustcomp.evaluation.aims import AimCurve, rate_curve, targeted_curve
 from tf_robustcomp.evaluation.certificates import CertifiedCurve, certified_curve
 from tf_robustcomp.evaluation.corruption import CorruptionCurve, corruption_curve
 from tf_robustcomp.evaluation.dual import DualEstimate, dual_estimate
@@ -8,6 +9,7 @@ from tf_robustcomp.evaluation.shifts import ShiftCurve, lp_curve, noise_curve, r
 from tf_robustcomp.evaluation.worst_case import WorstCaseCurve, worst_case_at, worst_case_curve
 
 __all__ = [
+    "AimCurve",
     "CertifiedCurve",
     "CorruptionCurve",
     "DualEstimate",
@@ -20,7 +22,9 @@ __all__ = [
     "lp_curve",
     "noise_curve",
     "rate_allocation",
+    "rate_curve",
     "rotation_curve",
+    "targeted_curve",
     "worst_case_at",
     "worst_case_curve",
 ]
