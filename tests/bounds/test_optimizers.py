@@ -238,3 +238,12 @@ def test_hostile_files_are_refused_at_once(tmp_path):
         code.write(tmp_path / "a", code._length(size) + body)
         with pytest.raises((DataError, InvalidArgument)):
             load_code(tmp_path / "a", network())
+
+
+def test_the_slope_of_the_code_length_is_finite_for_many_zeros():
+    """Of 100,000 weights near 0 the mean magnitude is so small that 1 + m^2 rounds to 1."""
+    optimizer = Quantize(keras.optimizers.SGD(0.1), 10, bit_weight=5)
+    weights = np.zeros(100000)
+    weights[0] = 1e-3
+    (after,) = gradient_step(optimizer, [weights], [np.zeros(100000)])
+    assert np.isfinite(after).all() and np.isfinite(ops.convert_to_numpy(optimizer._trained[-1])).all()

@@ -130,7 +130,7 @@ class CodedOptimizer(WrappingOptimizer):
             scaled = ops.convert_to_tensor(latent) / step
             inside = ops.cast(ops.abs(scaled) <= self.levels / 2, "float32")
             size = ops.mean(ops.abs(scaled)) + 0.5 / math.prod(latent.shape)  # a latent of zeros has a finite slope
-            bits = -ops.log2((ops.sqrt(1.0 + size**2) - 1.0) / size)  # of one more in the sum of |k|: see `code_length`
+            bits = -ops.log2(size / (1.0 + ops.sqrt(1.0 + size**2)))  # of one more in the sum of |k|: see `code_length`
             of_latents.append(slope * inside + price * bits * ops.sign(scaled) / step)
             error = ops.sum(slope * (number - scaled * inside)) * step
             of_steps.append(math.log(2) * (error - price * bits * ops.sum(ops.abs(scaled))))
@@ -164,14 +164,14 @@ class CodedOptimizer(WrappingOptimizer):
     def code_length(self) -> float:
         """Return an estimate of the bits of all k: those of discrete Laplace distributions of their mean magnitudes.
 
-        With P(k) = (1 - t) / (1 + t) t^|k| the mean m of abs(k) is 2 t / (1 - t^2), so t = (sqrt(1 + m^2) - 1) / m;
+        With P(k) = (1 - t) / (1 + t) t^|k| the mean m of abs(k) is 2 t / (1 - t^2), so t = m / (1 + sqrt(1 + m^2));
         the bits of a latent of N integers are -N (log2 ((1 - t) / (1 + t)) + m log2 t).
         """
         total = 0.0
         for numbers in self.symbols()[0]:
             mean = np.abs(numbers).mean()
             if mean > 0:
-                t = (math.sqrt(1 + mean**2) - 1) / mean
+                t = mean / (1 + math.sqrt(1 + mean**2))
                 total -= numbers.size * (math.log2((1 - t) / (1 + t)) + mean * math.log2(t))
         return total
 

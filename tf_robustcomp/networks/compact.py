@@ -8,10 +8,11 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from tf_robustcomp.utils.checks import check_at_least
+from tf_robustcomp.utils.checks import check_at_least, check_positive
 from tf_robustcomp.utils.errors import InvalidArgument
 
 SIDE = 5  # pixels of the cosine filters
+EPSILON = 1e-6
 
 
 def compact_network(
@@ -40,15 +41,15 @@ def compact_network(
     for name, value in {"width": width, "repeats": repeats, "stages": stages}.items():
         check_at_least(name, value, 1)
     inputs = layers.Input(tuple(input_shape))
-    x = CosineFilters(width)(_norm(inputs))
+    x = CosineFilters(width)(ConstantPower()(inputs))
     depthwise = layers.DepthwiseConv2D(3, padding="same", use_bias=False)
     pointwise = layers.Conv2D(width, 1)
     for block in range(repeats):
         if block and block % math.ceil(repeats / stages) == 0:
             x = layers.MaxPooling2D(2, padding="same")(x)
-        x = layers.Add()([x, pointwise(layers.ReLU()(_norm(depthwise(x))))])
-    x = layers.GlobalAveragePooling2D()(layers.ReLU()(_norm(x)))
-    return keras.Model(inputs, layers.Dense(classes)(_norm(x, 2.0)), name="compact")
+        x = layers.Add()([x, pointwise(layers.ReLU()(ConstantPower()(depthwise(x))))])
+    x = layers.GlobalAveragePooling2D()(layers.ReLU()(ConstantPower()(x)))
+    return keras.Model(inputs, layers.Dense(classes)(ConstantPower(4.0)(x)), name="compact")
 
 
 @keras.saving.register_keras_serializable("tf_robustcomp")
@@ -84,12 +85,28 @@ class CosineFilters(layers.Layer):
         return super().get_config() | {"filters": self.filters}
 
 
+@keras.saving.register_keras_serializable("tf_robustcomp")
+class ConstantPower(layers.Layer):
+    """Scales all numbers of an example so that their mean square is ``power``; it has no weights.
+
+    Args:
+        power: float > 0.
+    """
+
+    def __init__(self, power: float = 1.0, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.power = check_positive("power", power)
+
+    def call(self, inputs: Any) -> Any:
+        """Return the scaled numbers; zeros stay zeros, with a finite gradient."""
+        mean = ops.mean(ops.square(inputs), axis=tuple(range(1, len(inputs.shape))), keepdims=True)
+        return inputs * ops.rsqrt(mean + EPSILON) * math.sqrt(self.power)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments as plain values."""
+        return super().get_config() | {"power": self.power}
+
+
 def _cosine(frequency):
     scale = math.sqrt((2 if frequency else 1) / SIDE)
     return scale * np.cos(math.pi * frequency * (np.arange(SIDE) + 0.5) / SIDE)
-
-
-def _norm(x, size=1.0):
-    """All numbers of an example, at a root mean square of ``size``."""
-    axes = tuple(range(1, len(x.shape)))
-    return layers.Rescaling(size * math.sqrt(math.prod(x.shape[1:])))(layers.UnitNormalization(axes)(x))
