@@ -102,8 +102,8 @@ def test_more_steps_never_raise_a_bound(x, codewords, iterations):
 def test_the_worst_mixture_is_that_of_a_linear_programme(rng):
     points = AttackedPoints.clean(rng.random(6))
     for _ in range(4):
-        points = points.with_point(rng.random(6) * 3, rng.random(6) * 5)
-    radius, distortion = (np.concatenate([part, np.zeros((6, 0))], axis=1) for part in points)
+        points = points.with_point(rng.random(6) * 3, rng.random(6) * 5, "one")
+    radius, distortion = (np.concatenate([part, np.zeros((6, 0))], axis=1) for part in points[:2])
     count = radius.size
     per_image = np.kron(np.eye(6), np.ones(5))
     for rho in (0.0, 0.2, 0.7, 1.5, 10.0):
@@ -116,7 +116,7 @@ def test_the_worst_mixture_is_that_of_a_linear_programme(rng):
             bounds=count * [(0, None)],
         )
         assert points.at(rho) == pytest.approx(-solved.fun)
-    more = points.with_point(rng.random(6), rng.random(6) * 9)
+    more = points.with_point(rng.random(6), rng.random(6) * 9, "other")
     rhos = np.linspace(0, 5, 40)
     assert (more.at(rhos) >= points.at(rhos) - 1e-12).all()
 

@@ -71,7 +71,7 @@ def test_distortion_and_radius_do_not_fall_as_gamma_falls(method, toy_curve, mod
 
 def test_an_image_takes_the_best_point_found_at_any_price():
     points = AttackedPoints.clean(np.array([1.0, 1.0]))
-    points = points.with_point([4.0, 1.0], [9.0, 2.0]).with_point([1.0, 2.0], [5.0, 6.0])
+    points = points.with_point([4.0, 1.0], [9.0, 2.0], "one").with_point([1.0, 2.0], [5.0, 6.0], "other")
     climbs = [worst_case._Climb(gamma, 1, 0.0, 0.0) for gamma in (2.0, 1.0)]
     job = StageJob(None, 1, {"model": "m", "stage": 1, "stages": 1}, None)
     rows = list(worst_case._rows(job, points, climbs, "converged"))
@@ -171,3 +171,22 @@ def test_other_bad_arguments_are_refused(images, model, pictures):
         curve.at(1.0)
     with pytest.raises(rc.InvalidArgument, match="rho must be >= 0"):
         curve.at(-1.0, "a")
+
+
+def test_a_trail_keeps_what_mixtures_need_and_who_found_it(rng):
+    points = AttackedPoints.clean(rng.random(5)).with_point(rng.random(5), rng.random(5) * 4, "one")
+    radius, distortion = rng.random((5, 30)), rng.random((5, 30)) * 5
+    names = [f"step {number}" for number in range(30)]
+    shorter = points.with_trail(radius, distortion, names)
+    every = AttackedPoints(*(np.hstack(pair) for pair in zip(points, (radius, distortion, [names] * 5), strict=True)))
+    np.testing.assert_allclose(np.interp(np.linspace(0, 1, 9), *shorter.curve()), every.at(np.linspace(0, 1, 9)))
+    for row in range(5):
+        known = set(zip(every.radius[row], every.distortion[row], every.finder[row], strict=True))
+        assert set(zip(shorter.radius[row], shorter.distortion[row], shorter.finder[row], strict=True)) <= known
+    assert shorter.radius.shape[1] < 32
+
+
+def test_points_and_who_found_them_are_kept_with_the_results(toy_curve):
+    again = type(toy_curve).from_records(toy_curve.to_records(), toy_curve.attachments())
+    assert set(again.points["toy"].finder.ravel()) == set(toy_curve.points["toy"].finder.ravel()) > {"none"}
+    assert again.at(2.0) == toy_curve.at(2.0)

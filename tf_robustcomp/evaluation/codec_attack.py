@@ -64,7 +64,7 @@ class CodecAttack:
         def objective(images):
             return squared_error(images, self.code(images)) - gamma * squared_error(images, self.images)
 
-        self.evaluate(search(objective, self.worst, rounds, seed))
+        self.evaluate(search(objective, self.worst, rounds, seed), finder="search without gradients")
 
     def climb(self, gamma: float, rounds: int = ROUNDS, within: float = np.inf) -> AttackedPoints:
         """Return all points after some rounds at a price; an image stops when its bound meets its best point.
@@ -88,11 +88,14 @@ class CodecAttack:
             length = np.sum(moves**2, axis=1, keepdims=True)
             moves *= np.sqrt(np.minimum(1, within / np.maximum(length, 1e-12)))
             worst = np.clip(self._flat[active] + moves, 0, 1).astype(np.float32)
-            self.evaluate(worst.reshape(-1, *self.images.shape[1:]), active)
+            self.evaluate(worst.reshape(-1, *self.images.shape[1:]), active, "cutting planes")
         return self.points
 
-    def evaluate(self, images: np.ndarray, rows: np.ndarray | None = None) -> None:
-        """Code images that stand for those of ``rows``, by default all; the others repeat their clean point."""
+    def evaluate(self, images: np.ndarray, rows: np.ndarray | None = None, finder: str = "given images") -> None:
+        """Code images that stand for those of ``rows``, by default all; the others repeat their clean point.
+
+        ``finder`` names the attack that they come from.
+        """
         decoded = self.code(images)
         distortion, codewords = squared_error(images, decoded), decoded.reshape(len(images), 1, -1)
         if self._points is None:
@@ -105,7 +108,7 @@ class CodecAttack:
         self._keep_worst(images, rows, all_radii, all_distortions)
         all_codewords = self._codewords[:, -1:].copy()
         all_codewords[rows] = codewords
-        self._points = self._points.with_point(all_radii, all_distortions)
+        self._points = self._points.with_point(all_radii, all_distortions, finder)
         self._codewords = np.concatenate([self._codewords, all_codewords], axis=1)[:, -CUTS:]
 
     def _keep_worst(self, images, rows, radii, distortions):

@@ -120,7 +120,7 @@ class Ensemble:
         starts = dict(self._starts)
         if np.any(self.points.radius):
             starts["Adam from the worst image of the price before"] = self.worst.copy()
-        found, trails, evaluations = {}, [], 0
+        found, trails, names, evaluations = {}, [], [], 0
         if self._lost.get(ADAPTIVE, 0) < 2:
             images, gain, count = self._climb_adaptively(gamma)
             found[ADAPTIVE] = (images, gain)
@@ -130,16 +130,18 @@ class Ensemble:
                 images, gain, trail = self._climb_by_adam(start, gamma)
                 found[name] = (images, gain)
                 trails.append(trail)
+                names += [name] * len(trail)
                 evaluations += len(trail)
         winners = np.full(len(best), "", object)
         for name, (images, _) in found.items():
             radius, reached = self._measure_exactly(images)
-            self.points = self.points.with_point(radius, reached)
+            self.points = self.points.with_point(radius, reached, name)
             objective = reached - gamma * radius
             better = objective > best + LEAST_GAIN * np.abs(best)
             best[better], self.worst[better], winners[better] = objective[better], images[better], name
         trail = np.concatenate(trails) if trails else np.zeros((0, 2, len(best)))
-        self.points = self.points.with_trail(*np.moveaxis(trail, 0, 2))
+        radius, reached = np.moveaxis(trail, 0, 2)
+        self.points = self.points.with_trail(radius, reached, names)
         self.members = [Member(name, float(np.mean(winners == name)), gain) for name, (_, gain) in found.items()]
         for member in self.members:
             self._lost[member.name] = 0 if member.won else self._lost.get(member.name, 0) + 1

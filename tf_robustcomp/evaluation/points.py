@@ -1,6 +1,6 @@
 """The points that attacks found, image by image, and the worst mixture of them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,38 +12,42 @@ class AttackedPoints(NamedTuple):
     Attributes:
         radius: (n, k), squared 2-norm of the perturbation.
         distortion: (n, k), of the attacked image.
+        finder: (n, k) of str, the name of the attack that found it.
     """
 
     radius: np.ndarray
     distortion: np.ndarray
+    finder: np.ndarray
 
     @classmethod
     def clean(cls, distortion: np.ndarray) -> "AttackedPoints":
         """Return the points of clean images, whose distortion is (n,)."""
         distortion = np.asarray(distortion, np.float64)[:, None]
-        return cls(np.zeros_like(distortion), distortion)
+        return cls(np.zeros_like(distortion), distortion, np.full(distortion.shape, "none"))
 
-    def with_point(self, radius: np.ndarray, distortion: np.ndarray) -> "AttackedPoints":
-        """Return the points with one more of each image, (n,) twice."""
+    def with_point(self, radius: np.ndarray, distortion: np.ndarray, finder: str) -> "AttackedPoints":
+        """Return the points with one more of each image, (n,) twice, and who found them."""
         return AttackedPoints(
             np.column_stack([self.radius, np.asarray(radius, np.float64)]),
             np.column_stack([self.distortion, np.asarray(distortion, np.float64)]),
+            np.column_stack([self.finder, np.full(len(self.finder), finder)]),
         )
 
-    def with_trail(self, radius: np.ndarray, distortion: np.ndarray) -> "AttackedPoints":
-        """Return the points with many more of each image, (n, k) twice, less those that no mixture needs."""
+    def with_trail(self, radius: np.ndarray, distortion: np.ndarray, finders: Sequence[str]) -> "AttackedPoints":
+        """Return the points with many more of each image, (n, k) twice, less those that no mixture needs.
+
+        ``finders`` are k names.
+        """
         radius, distortion = np.hstack([self.radius, radius]), np.hstack([self.distortion, distortion])
-        needed = [concave_envelope(r, d) for r, d in zip(radius, distortion, strict=True)]
-        longest = max(len(r) for r, _ in needed)
-
-        def filled(part, clean):
-            return np.append(clean, np.append(part, np.full(longest - len(part), clean)))
-
-        first = self.distortion[:, 0]
-        return AttackedPoints(
-            np.stack([filled(r, 0.0) for r, _ in needed]),
-            np.stack([filled(d, clean) for (_, d), clean in zip(needed, first, strict=True)]),
-        )
+        names = np.array([*finders], dtype=str)
+        finder = np.hstack([self.finder, np.broadcast_to(names, (len(radius), len(names)))])
+        kept = []
+        for far, bad in zip(radius, distortion, strict=True):
+            vertices = zip(*concave_envelope(far, bad), strict=True)
+            kept.append([0, *(int(np.argmax((far == r) & (bad == d))) for r, d in vertices)])
+        longest = max(map(len, kept))
+        index = np.array([row + [0] * (longest - len(row)) for row in kept])  # filled up with the clean point
+        return AttackedPoints(*(np.take_along_axis(values, index, axis=1) for values in (radius, distortion, finder)))
 
     def best(self, gamma: float) -> tuple[np.ndarray, np.ndarray]:
         """Return each image's ``(radius, distortion)`` of greatest distortion - gamma radius, (n,) twice."""
@@ -57,7 +61,7 @@ class AttackedPoints(NamedTuple):
         all images with one constraint, so images move along their own concave envelopes, steepest segments first.  One
         more point never lowers the curve.
         """
-        segments = [np.diff(concave_envelope(r, d), axis=1) for r, d in zip(*self, strict=True)]
+        segments = [np.diff(concave_envelope(r, d), axis=1) for r, d in zip(self.radius, self.distortion, strict=True)]
         further, worse = np.concatenate(segments, axis=1)
         order = np.argsort(-worse / further, kind="stable")
         count, least = len(self.radius), self.at_no_radius().mean()

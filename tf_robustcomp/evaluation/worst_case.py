@@ -86,7 +86,9 @@ class WorstCaseCurve(Results):
     def from_records(cls, records: Iterable[dict[str, Any]], attachments: Mapping[str, Any] | None = None) -> Self:
         """Return the curve in dicts of ``to_records``, with the points in those of ``attachments``."""
         rows = super().from_records(records).rows
-        return cls(rows, {label: AttackedPoints(*map(np.array, pair)) for label, pair in (attachments or {}).items()})
+        return cls(
+            rows, {label: AttackedPoints(*map(np.array, points)) for label, points in (attachments or {}).items()}
+        )
 
     def envelope(self, label: str) -> tuple[np.ndarray, np.ndarray]:
         """Return the vertices of a line's concave envelope: arrays ``(rho, distortion)``, rho rising.
@@ -336,7 +338,7 @@ class _NetworkAttacker:
         self.attacked = joined("x")
         if self.points is None:
             self.points = AttackedPoints.clean(joined("clean_distortion"))
-        self.points = self.points.with_point(joined("radius"), joined("distortion"))
+        self.points = self.points.with_point(joined("radius"), joined("distortion"), self.options.attack)
         sizes = [len(result["radius"]) for result in results]
         return _Climb(
             gamma=gamma,
@@ -371,7 +373,7 @@ class _CodecAttacker:
         evaluations, before = 0, self.points.radius.shape[1]
         if self.network is not None:
             evaluations = self.network.climb(gamma).evaluations
-            self.attack.evaluate(self.network.attacked)
+            self.attack.evaluate(self.network.attacked, finder="attack on the network")
         else:
             self.job.bar.update(len(subjects.batches(self.attack.images)))
         self.attack.climb(gamma)
