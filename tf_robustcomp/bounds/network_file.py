@@ -30,8 +30,8 @@ def save_code(model: keras.Model, path: str | Path, network: dict[str, int] | No
     Args:
         model: compiled with such an optimizer, perhaps inside a LossScaleOptimizer, and trained.
         path: of the file.
-        network: arguments ``width``, ``repeats``, ``stages``, ``shared`` of the `compact_network` that the model is: the file
-            needs no other one.  None: the architecture was fixed before the data were seen, and is not coded.
+        network: arguments ``width``, ``repeats``, ``stages``, ``shared`` of the `compact_network` that the model is:
+            the file then needs no other one.  None: the architecture was fixed before the data, and is not coded.
 
     Raises:
         InvalidArgument: the optimizer is another one, or has not been built.
