@@ -161,6 +161,15 @@ def test_a_subspace_step_is_that_of_its_matrix():
     )
 
 
+def test_the_file_says_what_is_shared(tmp_path):
+    model = compact_network((8, 8, 1), 10, **SIZES, shared=False)
+    optimizer = MAKERS["quantize"]()
+    optimizer.build(compiled(model, optimizer).trainable_variables)
+    save_code(model, tmp_path / "a", SIZES | {"shared": False})
+    for one, other in zip(load_code(tmp_path / "a").get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_the_seed_makes_the_same_beginning_everywhere():
     (first,) = seeded_weights(7, [np.zeros((3, 3, 1, 2))])
     np.testing.assert_array_equal(first, seeded_weights(7, [np.ones((3, 3, 1, 2))])[0])

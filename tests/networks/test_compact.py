@@ -12,6 +12,8 @@ def test_it_has_the_weights_that_its_description_counts(width, repeats, stages):
     model = compact_network((28, 28, 1), 10, width, repeats, stages)
     assert model.count_params() == width * (width + 10) + 10 * (width + 1)
     assert not model.non_trainable_variables
+    own = compact_network((28, 28, 1), 10, width, repeats, stages, shared=False)
+    assert own.count_params() == repeats * width * (width + 10) + 10 * (width + 1)
 
 
 def test_the_filters_are_orthonormal_and_the_lowest_first():

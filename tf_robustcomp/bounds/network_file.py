@@ -17,7 +17,7 @@ from tf_robustcomp.utils.errors import DataError, InvalidArgument
 
 METHODS = (("quantize", "zero"), ("quantize", "model"), ("subspace", "seed"), ("subspace", "model"))
 SHAPES = ((28, 28, 1, 10), (32, 32, 3, 10), (32, 32, 1, 10), (8, 8, 1, 10))  # of images and classes, in a bit each
-MOST_OF = {"width": 64, "repeats": 16, "stages": 4}  # of a compact network, in 12 bits
+MOST_OF = {"width": 64, "repeats": 16, "stages": 4}  # of a compact network, in 12 bits; one more says what is shared
 
 
 def save_code(model: keras.Model, path: str | Path, network: dict[str, int] | None = None) -> dict[str, float]:
@@ -30,8 +30,8 @@ def save_code(model: keras.Model, path: str | Path, network: dict[str, int] | No
     Args:
         model: compiled with such an optimizer, perhaps inside a LossScaleOptimizer, and trained.
         path: of the file.
-        network: arguments ``width``, ``repeats``, ``stages`` of the `compact_network` that the model is: the file then
-            needs no other one.  None: the architecture was fixed before the data were seen, and is not coded.
+        network: arguments ``width``, ``repeats``, ``stages``, ``shared`` of the `compact_network` that the model is:
+            the file then needs no other one.  None: the architecture was fixed before the data, and is not coded.
 
     Raises:
         InvalidArgument: the optimizer is another one, or has not been built.
@@ -161,6 +161,7 @@ def _write_network(writer, model, network):
         if not 1 <= network[name] <= most:
             raise InvalidArgument(f"{name} must lie in [1, {most}]. Received: {name}={network[name]}")
         writer.number("architecture", network[name] - 1, most)
+    writer.number("architecture", int(network.get("shared", True)), 2)
 
 
 def _read_network(unpacker):
@@ -169,6 +170,7 @@ def _read_network(unpacker):
     kind = unpacker.number(len(SHAPES) + 1)
     shape = SHAPES[kind] if kind < len(SHAPES) else tuple(map(int, unpacker.numbers(4, 2**12)))
     sizes = {name: unpacker.number(most) + 1 for name, most in MOST_OF.items()}
+    shared = bool(unpacker.number(2))
     if not all(shape) or math.prod(shape[:3]) > 2**20:
         raise DataError("its images have no sensible size")
-    return {"input_shape": shape[:3], "classes": shape[3], **sizes}
+    return {"input_shape": shape[:3], "classes": shape[3], "shared": shared, **sizes}

@@ -16,7 +16,12 @@ EPSILON = 1e-6
 
 
 def compact_network(
-    input_shape: Sequence[int] = (28, 28, 1), classes: int = 10, width: int = 16, repeats: int = 6, stages: int = 2
+    input_shape: Sequence[int] = (28, 28, 1),
+    classes: int = 10,
+    width: int = 16,
+    repeats: int = 6,
+    stages: int = 2,
+    shared: bool = True,
 ) -> keras.Model:
     """Return a residual network whose blocks share one depthwise and one pointwise convolution.
 
@@ -31,6 +36,7 @@ def compact_network(
         width: channels, at most 25 for each channel of the images.
         repeats: number of blocks.
         stages: number of image sizes.
+        shared: whether all blocks have the same convolutions; without, each has its own.
 
     Returns:
         Functional ``keras.Model``: (n, height, width, channels) -> logits (n, classes).
@@ -42,9 +48,9 @@ def compact_network(
         check_at_least(name, value, 1)
     inputs = layers.Input(tuple(input_shape))
     x = CosineFilters(width)(ConstantPower()(inputs))
-    depthwise = layers.DepthwiseConv2D(3, padding="same", use_bias=False)
-    pointwise = layers.Conv2D(width, 1)
     for block in range(repeats):
+        if not (block and shared):
+            depthwise, pointwise = layers.DepthwiseConv2D(3, padding="same", use_bias=False), layers.Conv2D(width, 1)
         if block and block % math.ceil(repeats / stages) == 0:
             x = layers.MaxPooling2D(2, padding="same")(x)
         x = layers.Add()([x, pointwise(layers.ReLU()(ConstantPower()(depthwise(x))))])
