@@ -8,12 +8,16 @@ from typing import Any
 import keras
 import numpy as np
 
-from tf_robustcomp.compression import hyperprior
+from tf_robustcomp.coding.entropy_model import EntropyModel
+from tf_robustcomp.compression import hyperprior, standard  # noqa: F401  (they register their models)
+from tf_robustcomp.compression.fingerprint import digest_of_weights
+from tf_robustcomp.compression.model import CompressionModel
 from tf_robustcomp.utils import files
 from tf_robustcomp.utils.checks import check_choice
 from tf_robustcomp.utils.errors import DataError
 
 FOLDER = Path(__file__).parents[1] / "pretrained"
+TABLES = "tables_"  # beginning of the names of a compressor's entropy model
 CONFIG = "config"  # the array that holds class and configuration, as JSON
 
 
@@ -27,6 +31,7 @@ def load_pretrained(name: str = "photo") -> Any:
 
     Args:
         name: "photo", a codec for photographs in colour, of any size; its card is docs/model_card_photo.md.
+            "mnist-standard", the study's compressor of 32 x 32 grey images, width 32, d = 10, L = 12, trained on MNIST.
 
     Raises:
         InvalidArgument: there is none of this name.
@@ -43,13 +48,16 @@ def load_pretrained(name: str = "photo") -> Any:
 def write(model: Any, path: str | Path) -> None:
     """Write a model as `load_pretrained` reads it.
 
-    Kernels are rounded to float16; of the settled integer networks they are exact.  Vectors stay float32.
+    Kernels are rounded to float16; of the settled integer networks they are exact.  Vectors stay float32.  The tables
+    of a compressor belong to the rounded weights: call `round_weights`, then ``fit_entropy_model``, before.
     """
     path = Path(path)
     config = {"class": type(model).__name__, "config": model.get_config()}
     config["config"] = {key: value for key, value in config["config"].items() if key not in ("dtype", "trainable")}
     arrays: dict[str, Any] = {f"w{number:03d}": _small(variable) for number, variable in enumerate(model.weights)}
     arrays[CONFIG] = np.array(json.dumps(config))
+    if model.entropy_model is not None:
+        arrays |= {f"{TABLES}{name}": array for name, array in model.entropy_model.to_arrays().items()}
     with files.replacing(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)
 
@@ -63,12 +71,24 @@ def read(path: str | Path) -> Any:
     try:
         with np.load(path, allow_pickle=False) as content:
             config = json.loads(str(content[CONFIG]))
-            model = getattr(hyperprior, config["class"]).from_config(config["config"])
+            model = keras.saving.get_registered_object(f"tf_robustcomp>{config['class']}").from_config(config["config"])
+            if isinstance(model, CompressionModel):
+                model(np.zeros((1, *model.image_shape), "float32"))
             for number, variable in enumerate(model.weights):
                 variable.assign(content[f"w{number:03d}"].astype(keras.backend.standardize_dtype(variable.dtype)))
-    except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
+            tables = {name.removeprefix(TABLES): content[name] for name in content.files if name.startswith(TABLES)}
+            if tables:
+                model.entropy_model = EntropyModel.from_arrays(model.levels, **tables)
+                model.entropy_weights = digest_of_weights(model)
+    except (OSError, AttributeError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: not a trained model of this package ({str(error)[:120]})") from None
     return model
+
+
+def round_weights(model: Any) -> None:
+    """Give a model the weights that it has after `write` and `read`."""
+    for variable in model.weights:
+        variable.assign(_small(variable).astype(keras.backend.standardize_dtype(variable.dtype)))
 
 
 def _small(variable):

@@ -185,7 +185,8 @@ class Ensemble:
             objective, gradient = np.where(finite, objective, -np.inf), np.nan_to_num(gradient)
             trail.append(self._passed(active[finite], points, objective[finite], gamma))
             known = best[active]
-            better = objective > np.where(np.isfinite(known), known + LEAST_GAIN * np.abs(known), known)
+            least = np.where(np.isfinite(known), LEAST_GAIN * np.abs(known), 0)
+            better = objective > known + least
             higher = active[objective > known]
             best_points[higher], best[higher] = points[higher], objective[objective > known]
             failures[active] = np.where(better, 0, failures[active] + 1)
