@@ -11,7 +11,7 @@ COMMANDS = {
     "convert_cifar10": "Write CIFAR-10 as TFRecords",
     "train_resnet_random": "Train a ResNet on CIFAR-10 with partly random labels",
     "prune_resnet_dns": "Prune a trained ResNet, by Dynamic Network Surgery or another rule",
-    "bound": "Bound a network's error by the size of its file",
+    "bound": "Say what the size of a network's file proves about its error",
     "run": "Train one fraction of random labels, then prune it to every sparsity",
     "plot_summary": "Draw accuracy against sparsity, a line for each fraction of random labels",
     "train_compressor": "Train a learned compressor, ordinarily or against an adversary",

@@ -15,6 +15,7 @@ from tf_robustcomp.bounds.kl import KINDS, generalization_bound
 from tf_robustcomp.bounds.network_file import code_bits, coded_optimizer, load_code, save_code
 from tf_robustcomp.bounds.optimizers import Quantize, Subspace
 from tf_robustcomp.data.batches import evaluation_batches, scaled, training_batches
+from tf_robustcomp.data.images import is_source
 from tf_robustcomp.experiments.classifier import compiled, labelled_records
 from tf_robustcomp.networks import compact_network
 from tf_robustcomp.pruning import load_sparse, save_sparse
@@ -110,10 +111,11 @@ def _labelled(settings):
     """Images and labels by split; records in a file named train have their test set beside it."""
     train = labelled_records(settings, settings.data, "train")[:2]
     source = settings.data
-    if Path(source).is_file() and not source.endswith(".npz"):
+    if not is_source(source):
         source = str(Path(source).with_name(Path(source).name.replace("train", "test")))
-    has_test = source != settings.data or not Path(source).is_file() or source.endswith(".npz")
-    images, _, labels = labelled_records(settings, source, "test") if has_test else (*train, None)
+        if source == settings.data or not Path(source).is_file():
+            return {"train": train, "test": (train[0], None)}
+    images, _, labels = labelled_records(settings, source, "test")
     return {"train": train, "test": (images, labels)}
 
 
