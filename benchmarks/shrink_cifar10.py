@@ -118,13 +118,7 @@ def main():
             keras.utils.set_random_seed(0)
             backup = keras.callbacks.BackupAndRestore(str(out / f"{stage}-backup"))
             model = make(steps)
-            model.fit(
-                Batches(x, y),
-                epochs=EPOCHS[stage],
-                verbose=2,
-                callbacks=[backup],
-                shuffle=False,
-            )
+            model.fit(Batches(x, y), epochs=EPOCHS[stage], verbose=2, callbacks=[backup], shuffle=False)
             computing_in(getattr(model, "student", model), "float32").save(path)
         return rc.load_model(path)
 
@@ -140,12 +134,7 @@ def main():
         table.write_csv(out / "at_once.csv", at_once(base, x, x_test, y_test))
 
     def prunable(steps):
-        return compiled(
-            rc.load_model(out / "base.keras"),
-            "pruned",
-            steps,
-            lambda one: pruning(one, steps),
-        )
+        return compiled(rc.load_model(out / "base.keras"), "pruned", steps, lambda one: pruning(one, steps))
 
     pruned = trained("pruned", prunable)
     noted("pruned", pruned)

@@ -23,7 +23,7 @@ import tf_robustcomp as rc
 from tf_robustcomp.evaluation.quality import ms_ssim
 
 OURS = "tf_robustcomp"
-QUALITIES = (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
+QUALITIES = (0.0, 0.15, 0.3, 0.45, 0.6, 0.8, 1.0)
 FORMATS = {
     "JPEG": ({"format": "jpeg", "optimize": True, "subsampling": "4:2:0"}, (5, 10, 15, 20, 30, 40, 50, 60, 75, 85, 92)),
     "WebP": ({"format": "webp", "method": 6}, (0, 5, 10, 20, 30, 45, 60, 75, 85, 92)),

@@ -25,7 +25,7 @@ class Stack:
     def add(self, values: np.ndarray, index: np.ndarray, rows: Sequence[np.ndarray]) -> None:
         """Add integers (n,), each with the table ``rows[index]``."""
         order, groups = _groups(index)
-        values = values[order].astype(np.int64)
+        values = values[order]
         for number, part in groups:
             row = rows[number]
             reach = len(row) // 2
@@ -106,6 +106,6 @@ def check_rows(rows: Sequence[np.ndarray]) -> None:
 def _groups(index):
     """The order that sorts by table, and for each table that occurs its slice."""
     order = np.argsort(index, kind="stable")
-    numbers, starts = np.unique(index[order], return_index=True)
-    ends = [*starts[1:], len(index)]
-    return order, [(int(n), slice(int(a), int(b))) for n, a, b in zip(numbers, starts, ends, strict=True)]
+    counts = np.bincount(index)
+    ends = np.cumsum(counts)
+    return order, [(int(n), slice(int(ends[n] - counts[n]), int(ends[n]))) for n in np.flatnonzero(counts)]

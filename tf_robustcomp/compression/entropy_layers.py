@@ -99,7 +99,7 @@ class EntropyBottleneck(keras.layers.Layer):
         return float(sum(-np.log2(row.max() / row.sum()) for row in self.rows))
 
     def _channels(self, places):
-        return np.tile(np.arange(self.tables.shape[0]), math.prod(places))
+        return np.tile(np.arange(self.tables.shape[0], dtype=np.int32), math.prod(places))
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
@@ -141,7 +141,7 @@ class GaussianConditional(keras.layers.Layer):
 
     def table_index(self, scale: np.ndarray) -> np.ndarray:
         """Return the index of the table, 0 to 63, for such integers: exact."""
-        return np.clip(FIRST_INDEX + np.floor((scale + 2) / 4), 0, len(self.SCALES) - 1).astype(np.int64)
+        return np.clip(FIRST_INDEX + np.floor((scale + 2) / 4), 0, len(self.SCALES) - 1).astype(np.uint8)
 
     @property
     def rows(self) -> list[np.ndarray]:

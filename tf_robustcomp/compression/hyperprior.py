@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tf_robustcomp.backend.gradients import without_gradients
 from tf_robustcomp.coding import integer_symbols
 from tf_robustcomp.compression.entropy_layers import EntropyBottleneck, GaussianConditional
 from tf_robustcomp.compression.integer_network import (
@@ -21,6 +22,7 @@ from tf_robustcomp.compression.transforms import BLOCK, HyperAnalysis
 from tf_robustcomp.utils.checks import check_at_least
 
 UNIT = 2.0**-ACTIVATION_BITS  # of the integers that stand for means and latents
+STRIP = 64  # rows of latents at a time
 
 
 @keras.saving.register_keras_serializable("tf_robustcomp")
@@ -155,10 +157,14 @@ class MeanScaleHyperprior(LatentCodec):
 
     def symbols(self, y: Any, step: Any) -> tuple[np.ndarray, ...]:
         """Return the hyper-latents, and the latents less their means, rounded."""
-        z, y = self.prior.rounded(self.hyper(y)), np.asarray(ops.convert_to_numpy(y))
+        with without_gradients():
+            z = self.prior.rounded(self.hyper(ops.convert_to_tensor(y)))
         residual = np.zeros(y.shape, np.int32)
         for (mean, _), places in self._passes(z, residual, step):
-            residual[places] = self.gaussian.clipped(np.floor(y[places] - UNIT * mean[places] + 0.5))
+            for rows in _strips(residual.shape[1]):
+                own = places[:, rows]
+                nearest = np.floor(y[:, rows][own] - np.float32(UNIT) * mean[:, rows][own] + np.float32(0.5))
+                residual[:, rows][own] = self.gaussian.clipped(nearest)
         return z, residual
 
     def push(self, stack: integer_symbols.Stack, code: Code) -> None:
@@ -182,7 +188,9 @@ class MeanScaleHyperprior(LatentCodec):
         z, residual = symbols
         latents = np.empty(residual.shape, np.float32)
         for (mean, _), places in self._passes(z, residual, step):
-            latents[places] = residual[places] + np.float32(UNIT) * mean[places]
+            for rows in _strips(residual.shape[1]):
+                own = places[:, rows]
+                latents[:, rows][own] = residual[:, rows][own] + np.float32(UNIT) * mean[:, rows][own]
         return latents
 
     def least_bits(self, grid: tuple[int, int, int]) -> float:
@@ -199,23 +207,44 @@ class MeanScaleHyperprior(LatentCodec):
     def _passes(self, z, residual, step):
         """For the white places, then the black: ``((mean, index of the table), the places)``.
 
-        The residual of the white places must be there when the black ones are asked for.
+        Means are in 2^-4.  The residual of the white places must be there when the black ones are asked for.  Large
+        images go strip by strip, which changes no integer.
         """
-        features = self.predictor.features(ops.convert_to_tensor(z.astype(np.float32)))
-        context = ops.zeros_like(features)
-        for colour in (1, 0):
-            mean, scale = map(ops.convert_to_numpy, self.predictor.parameters(features, context, step))
-            white = ops.convert_to_numpy(_white(mean.shape[1:3]))[..., 0]
-            places = np.broadcast_to(white == colour, mean.shape[:3])
-            yield (mean, self.gaussian.table_index(scale)), places
-            if colour:
-                known = np.where(places[..., None], residual / np.float32(UNIT) + mean, 0).astype(np.float32)
-                context = self.predictor.context(ops.convert_to_tensor(known))
+        with without_gradients():
+            features = ops.convert_to_numpy(self.predictor.features(ops.convert_to_tensor(z.astype(np.float32))))
+        rows, columns = features.shape[1:3]
+        white = np.broadcast_to(np.indices((rows, columns)).sum(axis=0) % 2 == 0, features.shape[:3])
+        mean = np.zeros(residual.shape, np.int16)
+        index = np.zeros(residual.shape, np.uint8)
+        for places in (white, ~white):
+            for here in _strips(rows):
+                context = np.zeros_like(features[:, here])
+                with without_gradients():
+                    if places is not white:
+                        context = self._context(residual, mean, white, here)
+                    found = self.predictor.parameters(ops.convert_to_tensor(features[:, here]), context, step)
+                own = places[:, here]
+                mean[:, here][own] = ops.convert_to_numpy(found[0])[own]
+                index[:, here][own] = self.gaussian.table_index(ops.convert_to_numpy(found[1])[own])
+            yield (mean, index), places
+
+    def _context(self, residual, mean, white, rows):
+        """Features of the known places around the places in a strip of rows."""
+        first, last = max(rows.start - 2, 0), min(rows.stop + 2, residual.shape[1])
+        known = residual[:, first:last] * np.float32(1 / UNIT) + mean[:, first:last]
+        known[~white[:, first:last]] = 0
+        found = self.predictor.context(ops.convert_to_tensor(known.astype(np.float32)))
+        return found[:, rows.start - first : rows.stop - first]
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         names = ("hyper_widths", "parameters_width")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+def _strips(rows):
+    """Slices of rows of latents, that little memory is taken at a time."""
+    return [slice(first, min(first + STRIP, rows)) for first in range(0, rows, STRIP)]
 
 
 def _white(size):

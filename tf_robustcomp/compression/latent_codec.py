@@ -240,17 +240,17 @@ class LatentCodec(MinMaxTraining):
             features = quality_features(np.array([step / STEPS], np.float32))
             y = tiles.analysed(self, image[None], features)
             parts.append(self.symbols(y, coarse(step[None])))
-        symbols = tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+        symbols = tuple(np.concatenate(part) if len(part) > 1 else part[0] for part in zip(*parts, strict=True))
         return Code(symbols, images.shape[1:3], steps)
 
     def decode(self, code: Code) -> np.ndarray:
         """Return the float32 images (n, h, w, c) in [0, 1] of a code."""
-        found = []
+        images = np.empty((len(code), *code.size, self.channels), np.float32)
         for number, step in enumerate(code.steps):
             features = quality_features(np.array([step / STEPS], np.float32))
             own = tuple(part[number : number + 1] for part in code.symbols)
-            found.append(tiles.synthesised(self, self.restored(own, coarse(step[None])), features, code.size))
-        return np.concatenate(found)
+            tiles.synthesise(self, self.restored(own, coarse(step[None])), features, images[number : number + 1])
+        return images
 
     def compress(
         self,

@@ -95,10 +95,11 @@ def decompress(model: Any, data: bytes) -> np.ndarray:
     kinds = _read_kinds(data, header)
     code = _read_code(model, data, header, int(np.sum(kinds == CODED)))
     exact = lossless.read(data, header, int(np.sum(kinds == STORED)))
+    decoded = exact[:0] if code is None else _uncoloured(model.decode(code), header.image_shape[2])
+    if not len(exact):
+        return decoded
     images = np.empty((header.count, *header.image_shape), np.float32)
-    if code is not None:
-        images[kinds == CODED] = _uncoloured(model.decode(code), header.image_shape[2])
-    images[kinds == STORED] = exact
+    images[kinds == CODED], images[kinds == STORED] = decoded, exact
     return images
 
 
@@ -115,7 +116,7 @@ def from_pixels(
     Raises:
         InvalidArgument: an argument breaks its rule.
     """
-    images = (pixels / 255).astype(np.float32)
+    images = np.divide(pixels, 255, dtype=np.float32)
     opaque, extra = images, []
     if pixels.shape[3] in (2, 4):
         opaque, extra = images[..., :-1], [lossless.part(images[..., -1:], ALPHA)]
@@ -140,7 +141,8 @@ def to_pixels(model: Any, data: bytes) -> np.ndarray:
     if alpha is not None:
         transparency = lossless.read_images(data, alpha, (*images.shape[:3], 1))
         images = np.concatenate([images, transparency], axis=3)
-    return np.round(images * 255).astype(np.uint8)
+    images *= 255
+    return np.round(images, out=images).astype(np.uint8)
 
 
 def estimated_bits(model: Any, code: Any) -> float:

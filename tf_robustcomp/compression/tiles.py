@@ -14,7 +14,7 @@ from tf_robustcomp.backend.gradients import without_gradients
 from tf_robustcomp.compression.transforms import BLOCK
 from tf_robustcomp.utils.progress import bar
 
-TILE = 1024  # pixels of a side that are kept
+TILE = 768  # pixels of a side that are kept
 PROGRESS_TILES = 4  # from so many on, a terminal shows a bar
 
 
@@ -46,10 +46,9 @@ def analysed(model: Any, image: np.ndarray, features: Any) -> np.ndarray:
     return y
 
 
-def synthesised(model: Any, y: np.ndarray, features: Any, size: Sequence[int]) -> np.ndarray:
-    """Return the image (1, h, w, c) of scaled latents, float32 in [0, 1]."""
+def synthesise(model: Any, y: np.ndarray, features: Any, image: np.ndarray) -> None:
+    """Write the image of scaled latents into ``image`` (1, h, w, c), float32 in [0, 1]."""
     height, width = (BLOCK * length for length in y.shape[1:3])
-    image = np.empty((1, *size, model.channels), np.float32)
     with without_gradients():
         for kept, inside, whole in _tiles((height, width), _reach(model.blocks), "decoding"):
             tile = ops.convert_to_tensor(np.ascontiguousarray(y[:, _blocks(whole[0]), _blocks(whole[1])]))
@@ -57,7 +56,6 @@ def synthesised(model: Any, y: np.ndarray, features: Any, size: Sequence[int]) -
             target = image[:, kept[0], kept[1]]
             part = part[:, inside[0], inside[1]][:, : target.shape[1], : target.shape[2]]
             np.clip(part, 0.0, 1.0, out=target)
-    return image
 
 
 def _reach(blocks: Sequence[int]) -> int:
