@@ -48,6 +48,7 @@ from .evaluation import DualEstimate as DualEstimate
 from .evaluation import RateAllocation as RateAllocation
 from .evaluation import ShiftCurve as ShiftCurve
 from .evaluation import WorstCaseCurve as WorstCaseCurve
+from .evaluation import WorstRotations as WorstRotations
 from .evaluation import certified_curve as certified_curve
 from .evaluation import corruption_curve as corruption_curve
 from .evaluation import dual_estimate as dual_estimate
@@ -59,6 +60,7 @@ from .evaluation import rotation_curve as rotation_curve
 from .evaluation import targeted_curve as targeted_curve
 from .evaluation import worst_case_at as worst_case_at
 from .evaluation import worst_case_curve as worst_case_curve
+from .evaluation import worst_rotations as worst_rotations
 from .networks import compact_network as compact_network
 from .networks import resnet_v2 as resnet_v2
 from .pruning import DNS as DNS

@@ -46,6 +46,31 @@ def rotate(images: Any, angles: Any) -> Any:
     return ops.reshape(pixels * inside, (-1, height, width, channels))
 
 
+def angles_of_all_pictures(height: int, width: int) -> np.ndarray:
+    """Return an angle for each picture that `rotate` can make of an image: there are finitely many.
+
+    A rotated picture changes only where the source point of one of its pixels comes to lie half way between two pixels,
+    or on the border.  Those angles solve r cos(angle - direction) = t; one angle is taken between each two of them.
+
+    Args:
+        height, width: of the image.
+
+    Returns:
+        array (k,) of degrees in [0, 360), rising.  Two changes that are less than 1e-9 degrees apart count as one.
+    """
+    down, right = (offsets.ravel() for offsets in np.meshgrid(*map(_from_centre, (height, width)), indexing="ij"))
+    radius, changes = np.hypot(down, right).astype(float), [np.zeros(1)]
+    # The source row is down cos + right sin, the source column right cos - down sin, both from the centre.
+    for side, direction in ((height, np.arctan2(right, down)), (width, np.arctan2(-down, right))):
+        for edge in (0.0, *np.arange(0.5, side - 1), side - 1.0):
+            cosine = (edge - (side - 1) / 2) / np.maximum(radius, 1e-12)
+            reached = np.abs(cosine) <= 1
+            apart = np.arccos(cosine[reached])
+            changes += [direction[reached] + apart, direction[reached] - apart]
+    changed = np.unique(np.round(np.degrees(np.concatenate(changes)) % 360, 9))
+    return (changed + np.append(changed[1:], changed[0] + 360)) / 2 % 360
+
+
 def wrap(angles: Any) -> Any:
     """Return the same angles in [-180, 180) degrees."""
     return angles - 360.0 * ops.floor((angles + 180.0) / 360.0)

@@ -5,6 +5,7 @@ from tf_robustcomp.evaluation.certificates import CertifiedCurve, certified_curv
 from tf_robustcomp.evaluation.corruption import CorruptionCurve, corruption_curve
 from tf_robustcomp.evaluation.dual import DualEstimate, dual_estimate
 from tf_robustcomp.evaluation.rates import RateAllocation, rate_allocation
+from tf_robustcomp.evaluation.rotations import WorstRotations, worst_rotations
 from tf_robustcomp.evaluation.shifts import ShiftCurve, lp_curve, noise_curve, rotation_curve
 from tf_robustcomp.evaluation.worst_case import WorstCaseCurve, worst_case_at, worst_case_curve
 
@@ -16,6 +17,7 @@ __all__ = [
     "RateAllocation",
     "ShiftCurve",
     "WorstCaseCurve",
+    "WorstRotations",
     "certified_curve",
     "corruption_curve",
     "dual_estimate",
@@ -27,4 +29,5 @@ __all__ = [
     "targeted_curve",
     "worst_case_at",
     "worst_case_curve",
+    "worst_rotations",
 ]
