@@ -7,7 +7,8 @@ import tf_robustcomp as rc
 from tf_robustcomp.compression import pretrained
 from tf_robustcomp.compression.symbols import decode_all, encode_all
 from tf_robustcomp.data.unlabelled import images_of
-from tf_robustcomp.utils.errors import DataError, InvalidArgument
+from tf_robustcomp.runs.models import load_trained
+from tf_robustcomp.utils.errors import DataError, InvalidArgument, RunError
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +26,14 @@ def test_the_shipped_compressor_codes_digits(digits):
     blank = np.zeros((1, 32, 32, 1), "float32")  # a picture that is near to those of MNIST
     assert np.sum((blank - model.decompress(model.compress(blank))) ** 2) < 30
     assert (symbols == encode_all(rc.load_pretrained("mnist-standard"), digits)).all()
+
+
+def test_its_name_is_as_good_as_a_path_where_no_file_has_it(digits, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_trained("mnist-standard").compress(digits) == rc.load_pretrained("mnist-standard").compress(digits)
+    (tmp_path / "mnist-standard").mkdir()
+    with pytest.raises(RunError, match="not a run directory"):
+        load_trained("mnist-standard")
 
 
 def test_a_compressor_is_read_as_it_was_written(digits, tmp_path):

@@ -436,8 +436,8 @@ class CodecSettings(EncoderSettings):
 
     model: str = field(
         "",
-        "run directory of a trained compressor, or its .keras file [default: the codec for photographs that comes with "
-        "the package]",
+        "run directory of a trained compressor, its .keras file, or mnist-standard, which comes with the package "
+        "[default: photo, which comes with it, too]",
         path=True,
     )
     out: str = field("", "encode: the file; decode: a folder")

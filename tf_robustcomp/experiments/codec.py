@@ -17,7 +17,7 @@ from tf_robustcomp.evaluation import quality
 from tf_robustcomp.experiments.compressor import ENTROPY_IMAGES
 from tf_robustcomp.experiments.encoders import chosen
 from tf_robustcomp.runs.directory import LOCK
-from tf_robustcomp.runs.models import load_trained, model_files, model_path
+from tf_robustcomp.runs.models import SHIPPED, load_trained, model_files, model_path
 from tf_robustcomp.utils import files
 from tf_robustcomp.utils.checks import printable
 from tf_robustcomp.utils.drawing import MARK
@@ -26,7 +26,7 @@ from tf_robustcomp.utils.errors import InvalidArgument
 
 def fit(settings: Any) -> None:
     """Fit the entropy model of a trained run, and save it with the model."""
-    path = model_path(settings.model)
+    path = _own_path(settings.model)
     with files.locked(path.parent / LOCK, f"{path.parent}: another process trains here; wait for it to end"):
         model = loaded(settings.model)
         images = images_of(settings.data, "train", model.image_shape[:2], ENTROPY_IMAGES)
@@ -39,7 +39,7 @@ def fit(settings: Any) -> None:
 def fit_list(settings: Any) -> None:
     """Write the list of codes of a trained run's training images, beside the model."""
     model = loaded(settings.model)
-    path = list_path(model_path(settings.model))
+    path = list_path(_own_path(settings.model))
     files.check_outputs([(path, CODES)], model_files(settings.model), settings.force)
     images = images_of(settings.data, "train", model.image_shape[:2])
     encoder = ListEncoder.fit(model, images, chosen(settings, model, model_path(settings.model)), progress=True)
@@ -109,6 +109,13 @@ def loaded(path: str) -> Any:
     if not hasattr(model, "decompress"):
         raise InvalidArgument(f"--model {path}: its model is not a compressor")
     return model
+
+
+def _own_path(model):
+    path = model_path(model)
+    if path.parent == SHIPPED:
+        raise InvalidArgument(f"--model {model}: comes with the package and stays as it is; train or copy one first")
+    return path
 
 
 def _warn(items, image_shape, resize):

@@ -4,19 +4,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tf_robustcomp import load_model
+import tf_robustcomp as rc
 from tf_robustcomp.data.images import check_source
 from tf_robustcomp.runs.directory import Run, read_model
 from tf_robustcomp.utils.errors import Error, InvalidArgument
+
+SHIPPED = Path(rc.__file__).parent / "pretrained"  # of the models that `rc.load_pretrained` reads
 
 
 def model_path(path: str | Path) -> Path:
     """Return the path of the model in a run directory or a folder with model.keras alone, or the .keras file itself.
 
+    The name of a model that comes with the package, such as mnist-standard, is as good as a path.
+
     Raises:
         RunError: there is none; an unfinished run's is where it will be.
     """
     path = Path(path)
+    shipped = SHIPPED / f"{path}.npz"
+    if not path.exists() and shipped.is_file():
+        return shipped
     if path.is_file() and path.suffix == ".keras":
         return path
     run = Run(path)
@@ -30,7 +37,7 @@ def model_files(path: str | Path) -> list[Path]:
 
 
 def load_trained(path: str | Path) -> Any:
-    """Return the model of a run directory, of a folder with model.keras alone, or of a .keras file.
+    """Return the model of a run directory, of a folder with model.keras alone, of a .keras file, or of a name.
 
     Raises:
         RunError: there is none, or it is damaged.
@@ -38,7 +45,7 @@ def load_trained(path: str | Path) -> Any:
     found = model_path(path)
     if (found.parent / "config.json").is_file() and found.name == "model.keras":
         return Run(found.parent).load_model()
-    return read_model(found, load_model)
+    return rc.load_pretrained(found.stem) if found.parent == SHIPPED else read_model(found, rc.load_model)
 
 
 def find_runs(roots: Sequence[str | Path], command: str) -> list[Run]:
