@@ -12,7 +12,6 @@ import csv
 import functools
 import io
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -35,7 +34,7 @@ PUBLISHED = {
     "bmshj2018-hyperprior (CompressAI)": ((0.131, 27.58), (0.209, 29.20), (0.320, 30.97), (0.478, 32.84)),
 }
 BJONTEGAARD = {"method": "akima", "require_matching_points": False, "min_overlap": 0}
-COLUMNS = ("codec", "quality", "picture", "bytes", "bits_per_pixel", "psnr_db", "ms_ssim", "encode_s", "decode_s")
+COLUMNS = ("codec", "quality", "picture", "bytes", "bits_per_pixel", "psnr_db", "ms_ssim")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -70,11 +69,8 @@ def measured(paths: list[Path], named: list[str]) -> Iterator[dict]:
     for path in paths:
         pixels = np.asarray(Image.open(path).convert("RGB"))
         for codec, quality, coder in found:
-            began = time.perf_counter()
             data = coder[0](pixels)
-            middle = time.perf_counter()
             decoded = coder[1](data)
-            end = time.perf_counter()
             error = np.mean((pixels / 255 - decoded / 255) ** 2)
             yield {
                 "codec": codec,
@@ -84,8 +80,6 @@ def measured(paths: list[Path], named: list[str]) -> Iterator[dict]:
                 "bits_per_pixel": round(8 * len(data) / pixels[..., 0].size, 6),
                 "psnr_db": round(-10 * np.log10(error), 4),
                 "ms_ssim": round(float(ms_ssim(pixels[None], decoded[None])[0]), 6),
-                "encode_s": round(middle - began, 3),
-                "decode_s": round(end - middle, 3),
             }
         print(path.stem, file=sys.stderr, flush=True)
 
@@ -136,7 +130,7 @@ def means(rows: list[dict]) -> list[dict]:
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
         groups.setdefault((row["codec"], row["quality"]), []).append(row)
-    names = ("bits_per_pixel", "psnr_db", "ms_ssim", "encode_s", "decode_s")
+    names = ("bits_per_pixel", "psnr_db", "ms_ssim")
     return [
         {"codec": codec, "quality": quality, **{n: round(float(np.mean([r[n] for r in part])), 4) for n in names}}
         for (codec, quality), part in groups.items()

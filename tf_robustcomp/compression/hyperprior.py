@@ -172,15 +172,19 @@ class MeanScaleHyperprior(LatentCodec):
         z, residual = code.symbols
         self.prior.push(stack, z)
         for (_, index), places in self._passes(z, residual, coarse(code.steps)):
-            stack.add(residual[places].ravel(), index[places].ravel(), self.gaussian.rows)
+            for rows in _strips(residual.shape[1]):
+                own = places[:, rows]
+                stack.add(residual[:, rows][own].ravel(), index[:, rows][own].ravel(), self.gaussian.rows)
 
     def pull(self, coder: Any, grid: tuple[int, int, int], step: Any) -> tuple[np.ndarray, ...]:
         """Return the symbols of (n, rows, columns) latents."""
         z = self.prior.pull(coder, (grid[0], grid[1] // 4, grid[2] // 4))
         residual = np.zeros((*grid, self.latents), np.int32)
         for (_, index), places in self._passes(z, residual, coarse(step)):
-            found = integer_symbols.take(coder, index[places].ravel(), self.gaussian.rows)
-            residual[places] = found.reshape(-1, self.latents)
+            for rows in _strips(residual.shape[1]):
+                own = places[:, rows]
+                found = integer_symbols.take(coder, index[:, rows][own].ravel(), self.gaussian.rows)
+                residual[:, rows][own] = found.reshape(-1, self.latents)
         return z, residual
 
     def restored(self, symbols: tuple[np.ndarray, ...], step: Any) -> np.ndarray:
