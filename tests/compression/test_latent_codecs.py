@@ -167,6 +167,7 @@ def test_training_lowers_rate_and_distortion(model):
     assert cost() < 0.7 * before and set(history) >= {"loss", "distortion"}
 
 
+@pytest.mark.slow
 def test_training_against_an_adversary_is_that_of_every_compressor():
     model = codec("hyperprior")
     model.compile("adam", adversary=rc.WassersteinBall(gamma=1.0, steps=2))
@@ -271,7 +272,7 @@ for name in ("one", "two"):
     ("backend", "policy", "threads"),
     [
         pytest.param("tensorflow", "mixed_bfloat16", 2, marks=pytest.mark.slow),
-        ("jax", "float32", 1),
+        pytest.param("jax", "float32", 1, marks=pytest.mark.slow),
         pytest.param("torch", "float32", 1, marks=pytest.mark.slow),
         ("torch", "mixed_bfloat16", 2),
     ],
@@ -329,7 +330,7 @@ def test_an_attack_on_the_rate_makes_files_larger(model):
     assert (numpy(model.rates(attacked)) > 1.02 * numpy(model.rates(images))).all()
 
 
-@pytest.mark.parametrize("attacked", ["rate", "both"])
+@pytest.mark.parametrize("attacked", ["rate", pytest.param("both", marks=pytest.mark.slow)])
 def test_training_takes_the_rate_for_its_adversary(attacked):
     model = codec("factorized")
     model.compile("adam", adversary=rc.LinfBall(epsilon=0.02, steps=2), attacked=attacked)
