@@ -272,10 +272,10 @@ def _read_code(model, data, header, count):
         return None
     part, size = container.read_part(data, entry), header.image_shape[:2]
     grid = (count, *model.grid(size))
+    if len(part) < count * STEP.itemsize:
+        raise BitstreamError(f"{len(part)} bytes cannot hold {count} images")
     steps = np.frombuffer(part[: count * STEP.itemsize], STEP).astype(np.int64)
     stack = part[count * STEP.itemsize :]
-    if len(steps) < count:
-        raise BitstreamError(f"{len(part)} bytes cannot hold {count} images")
     tables.check_count(stack, 1, model.least_bits(grid), BitstreamError)
     with tables.decoder(stack, BitstreamError) as coder:
         symbols = model.pull(coder, grid, steps)
