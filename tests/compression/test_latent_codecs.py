@@ -205,7 +205,7 @@ def forged(data, shape=None, count=None):
 
 
 @pytest.mark.parametrize(
-    "shape", [(0, 64, 3), (64, 0, 3), (64, 64, 0), (65535, 65535, 3), (4096, 4096, 3), (64, 64, 2)]
+    "shape", [(63, 64, 3), (0, 64, 3), (64, 0, 3), (64, 64, 0), (65535, 65535, 3), (4096, 4096, 3), (64, 64, 2)]
 )
 def test_hostile_sizes_take_no_memory(model, shape):
     data = forged(model.compress(photographs(1, 64, 64, 3)), shape)
