@@ -19,7 +19,16 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 PACKAGES = ("keras", "tensorflow", "torch", "jax", "tensorflow-model-optimization", "tf_keras", "scipy", "ray")
 MODULES = (
-    *("pruning_step", "wasserstein_step", "rotation_search", "convolutions", "evaluation", "codec", "encoders"),
+    *(
+        "pruning_step",
+        "wasserstein_step",
+        "rotation_search",
+        "convolutions",
+        "evaluation",
+        "codec",
+        "photographs",
+        "encoders",
+    ),
     *("input_pipeline", "start", "growth", "scaling", "model_size", "gpu"),
 )
 

@@ -167,6 +167,7 @@ def test_training_lowers_rate_and_distortion(model):
     assert cost() < 0.7 * before and set(history) >= {"loss", "distortion"}
 
 
+@pytest.mark.slow
 def test_training_against_an_adversary_is_that_of_every_compressor():
     model = codec("hyperprior")
     model.compile("adam", adversary=rc.WassersteinBall(gamma=1.0, steps=2))
@@ -204,13 +205,14 @@ def forged(data, shape=None, count=None):
 
 
 @pytest.mark.parametrize(
-    "shape", [(0, 64, 3), (64, 0, 3), (64, 64, 0), (65535, 65535, 3), (4096, 4096, 3), (64, 64, 2)]
+    "shape", [(63, 64, 3), (0, 64, 3), (64, 0, 3), (64, 64, 0), (65535, 65535, 3), (4096, 4096, 3), (64, 64, 2)]
 )
 def test_hostile_sizes_take_no_memory(model, shape):
     data = forged(model.compress(photographs(1, 64, 64, 3)), shape)
     with pytest.raises(rc.BitstreamError):
         model.decompress(data)
-    for count in (0, 2, 2**32 - 1):
+    size = container.read_header(data).entries[0].size  # of the codes: 2 bytes an image, then the stack
+    for count in (0, 2, size // 2 + 1, 2**32 - 1):
         with pytest.raises(rc.BitstreamError):
             model.decompress(forged(data, (64, 64, 3), count))
 
@@ -271,7 +273,7 @@ for name in ("one", "two"):
     ("backend", "policy", "threads"),
     [
         pytest.param("tensorflow", "mixed_bfloat16", 2, marks=pytest.mark.slow),
-        ("jax", "float32", 1),
+        pytest.param("jax", "float32", 1, marks=pytest.mark.slow),
         pytest.param("torch", "float32", 1, marks=pytest.mark.slow),
         ("torch", "mixed_bfloat16", 2),
     ],
@@ -321,15 +323,15 @@ def test_the_start_is_the_best_linear_transform(model):
 def test_an_attack_on_the_rate_makes_files_larger(model):
     images = photographs(2, 64, 64, 3)
     model.start_from(photographs(60, 64, 128, 3, seed=2)).fit_entropy_model()
-    squares = keras.ops.sum(keras.ops.square(model(images, objective="rate") - images), axis=(1, 2, 3))
-    np.testing.assert_allclose(numpy(squares), numpy(model.rates(images)), rtol=1e-3)
+    squares = np.sum((numpy(model(images, objective="rate")) - images) ** 2, axis=(1, 2, 3))
+    np.testing.assert_allclose(squares, numpy(model.rates(images)), rtol=1e-3)
     attacked = numpy(rc.LinfBall(epsilon=0.03, steps=8).attack(model, images, objective="rate").x)
     clean, larger = (len(model.compress(np.clip(x, 0, 1))) for x in (images, attacked))
     assert larger > clean
     assert (numpy(model.rates(attacked)) > 1.02 * numpy(model.rates(images))).all()
 
 
-@pytest.mark.parametrize("attacked", ["rate", "both"])
+@pytest.mark.parametrize("attacked", ["rate", pytest.param("both", marks=pytest.mark.slow)])
 def test_training_takes_the_rate_for_its_adversary(attacked):
     model = codec("factorized")
     model.compile("adam", adversary=rc.LinfBall(epsilon=0.02, steps=2), attacked=attacked)

@@ -163,6 +163,7 @@ class IntegerParameters(keras.layers.Layer):
     def context(self, known: Any) -> Any:
         """Return features (n, h, w, width) of latents as integers in 2^-4, 0 where not known: (n, h, w, c)."""
         step = 2.0 ** (self.CONTEXT_BITS - self.MEAN_BITS)
+        known = ops.convert_to_tensor(known)
         return self.around(ops.clip(round_half_up(known * step), -255.0, 255.0), offsets=OTHER_COLOUR)
 
     def parameters(self, features: Any, context: Any, step: Any) -> tuple[Any, Any]:

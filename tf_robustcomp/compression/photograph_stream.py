@@ -235,7 +235,7 @@ def _stream(model, image_shape, codes, images=(), carried=()):
         stack = integer_symbols.Stack()
         model.push(stack, code)
         data = code.steps.astype(STEP).tobytes() + stack.to_bytes(model.least_bits((len(code), *model.grid(code.size))))
-        parts.append(Part(CODES, ENTROPY, data, _checksum(code.symbols, code.steps)))
+        parts.append(Part(CODES, ENTROPY, data, _checksum(code.symbols, code.steps, code.size)))
     return container.write(fingerprint(model), image_shape, count, parts)
 
 
@@ -244,9 +244,9 @@ def _joined(codes):
     return dataclasses.replace(codes[0], symbols=symbols, steps=np.concatenate([code.steps for code in codes]))
 
 
-def _checksum(symbols, steps):
+def _checksum(symbols, steps, size):
     crc = 0
-    for part in (steps, *symbols):
+    for part in (size, steps, *symbols):
         crc = zlib.crc32(np.ascontiguousarray(part, "<i4").tobytes(), crc)
     return crc
 
@@ -272,13 +272,13 @@ def _read_code(model, data, header, count):
         return None
     part, size = container.read_part(data, entry), header.image_shape[:2]
     grid = (count, *model.grid(size))
+    if len(part) < count * STEP.itemsize:
+        raise BitstreamError(f"{len(part)} bytes cannot hold {count} images")
     steps = np.frombuffer(part[: count * STEP.itemsize], STEP).astype(np.int64)
     stack = part[count * STEP.itemsize :]
-    if len(steps) < count:
-        raise BitstreamError(f"{len(part)} bytes cannot hold {count} images")
     tables.check_count(stack, 1, model.least_bits(grid), BitstreamError)
     with tables.decoder(stack, BitstreamError) as coder:
         symbols = model.pull(coder, grid, steps)
-    if _checksum(symbols, steps) != entry.content_crc:
+    if _checksum(symbols, steps, size) != entry.content_crc:
         raise BitstreamError(f"{container.part_name(CODES)} decodes to something else than was encoded")
     return model.code(symbols, size, steps)
