@@ -289,7 +289,7 @@ class LatentCodec(MinMaxTraining):
         """Make the integer tables of ``compress``, once; they are saved with the model.
 
         Args:
-            images: (n, h, w, c) or None; by how often each symbol occurs on them the tables are corrected.
+            images: not used: the tables follow from the trained distributions.  Other compressors need them.
         """
         raise NotImplementedError
 
