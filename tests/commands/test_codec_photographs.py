@@ -117,11 +117,11 @@ def test_a_quality_is_refused_by_models_of_one_rate():
 
 
 def test_the_model_in_the_package_is_small_and_has_its_tables():
-    assert pretrained.pretrained_names() == ("photo",)
+    assert "photo" in pretrained.pretrained_names()
     assert (pretrained.FOLDER / "photo.npz").stat().st_size <= 8e6
     data = rc.load_pretrained("photo").compress((colours() / 255).astype("float32")[None])
     assert data.startswith(container.MAGIC)
-    with pytest.raises(rc.InvalidArgument, match="name must be 'photo'"):
+    with pytest.raises(rc.InvalidArgument, match="name must be .*'photo'"):
         rc.load_pretrained("phot")
 
 
