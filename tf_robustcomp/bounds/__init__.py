@@ -1,1 +1,1 @@
-"""What compression proves: bounds on a network's error from the length of its code."""
+"""Bounds on a network's error from the length of its code."""

@@ -1,4 +1,4 @@
-"""What the length of a network's code proves about its error, and what a given error asks of the length.
+"""Bounds on a network's error from the length of its code, and on the length from the error.
 
 All bounds hold with probability 1 - delta over n independent examples, for all networks of one prefix-free language at
 once; the language must be fixed before the examples are seen.  See docs/bounds.md.

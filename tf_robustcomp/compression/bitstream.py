@@ -99,12 +99,12 @@ def compress(
     return data, Cost(len(images), ideal, payload, 8 * len(data), int(np.sum(kinds == STORED)), coded)
 
 
-def decompress(model: Any, data: bytes, stage: int | None = None, progress: bool = False) -> np.ndarray:
-    """Return the images of a stream; see `CompressionModel.decompress`.
+def own_header(model: Any, data: Any) -> tuple[bytes, container.Header]:
+    """Return the bytes of a stream, and its header.
 
     Raises:
-        BitstreamError: the stream is corrupt, truncated, or written by another model.
-        InvalidArgument: no such stage.
+        BitstreamError: the stream is corrupt, or written by another model.
+        InvalidArgument: it is not bytes.
     """
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise InvalidArgument(f"data must be bytes. Received: {type(data).__name__}")
@@ -115,6 +115,17 @@ def decompress(model: Any, data: bytes, stage: int | None = None, progress: bool
             f"made by another model: the stream's fingerprint is {header.fingerprint.hex()}, this model's "
             f"{fingerprint(model).hex()}"
         )
+    return data, header
+
+
+def decompress(model: Any, data: bytes, stage: int | None = None, progress: bool = False) -> np.ndarray:
+    """Return the images of a stream; see `CompressionModel.decompress`.
+
+    Raises:
+        BitstreamError: the stream is corrupt, truncated, or written by another model.
+        InvalidArgument: no such stage.
+    """
+    data, header = own_header(model, data)
     if header.image_shape != model.image_shape:
         raise BitstreamError(f"its images are {header.image_shape}, the model's {model.image_shape}")
     last = model.stages if stage is None else model.check_stage(stage)

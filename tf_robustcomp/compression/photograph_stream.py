@@ -15,7 +15,7 @@ import numpy as np
 
 from tf_robustcomp.coding import container, integer_symbols, lossless, tables
 from tf_robustcomp.coding.container import ALPHA, ENTROPY, KINDS, LAYOUT, Part
-from tf_robustcomp.compression.bitstream import Cost
+from tf_robustcomp.compression.bitstream import Cost, own_header
 from tf_robustcomp.compression.fingerprint import fingerprint
 from tf_robustcomp.compression.guarantee import ROUNDING
 from tf_robustcomp.data.distortion import squared_error
@@ -78,15 +78,7 @@ def decompress(model: Any, data: bytes) -> np.ndarray:
     Raises:
         BitstreamError: the stream is corrupt, truncated, or written by another model.
     """
-    if not isinstance(data, (bytes, bytearray, memoryview)):
-        raise InvalidArgument(f"data must be bytes. Received: {type(data).__name__}")
-    data = bytes(data)
-    header = container.read_header(data)
-    if header.fingerprint != fingerprint(model):
-        raise BitstreamError(
-            f"made by another model: the stream's fingerprint is {header.fingerprint.hex()}, this model's "
-            f"{fingerprint(model).hex()}"
-        )
+    data, header = own_header(model, data)
     if len(data) != header.end:
         what = "truncated" if len(data) < header.end else "trailing bytes"
         raise BitstreamError(f"{what}: the stream has {header.end} bytes, {len(data)} are there")
@@ -205,7 +197,7 @@ def _within(model, images, bound):
 
 
 def _last(attempt, count, enough=lambda found: False):
-    """What ``attempt(step)`` returns for the last step below ``count`` that is not None, if the first ones are not."""
+    """Return the last result that is not None of ``attempt(step)``, whose results turn into None at some step."""
     low, high, step, best = -1, count, 0, None
     while high - low > 1:
         found = attempt(step)

@@ -53,7 +53,7 @@ class ResidualBlock(keras.layers.Layer):
 
 
 class _Transform(keras.layers.Layer):
-    """What analysis and synthesis share: the configuration, and a sequence of layers."""
+    """Base of analysis and synthesis: the configuration, and a sequence of layers."""
 
     def __init__(
         self,

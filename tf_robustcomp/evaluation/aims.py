@@ -24,7 +24,7 @@ NAMES = {"rate": "bits per image", "target": "squared distance of the decoded im
 
 @dataclasses.dataclass(frozen=True)
 class AimPoint(Row):
-    """What an attack with one aim reached in balls of one radius; a mean over images.
+    """The value that an attack with one aim reached in balls of one radius; a mean over images.
 
     Attributes:
         aim: "rate" (bits of an image's code) or "target" (squared distance of the decoded image to its target).
@@ -51,7 +51,7 @@ class AimPoint(Row):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AimCurve(Results):
-    """What attacks with one aim reach against their radius."""
+    """The values that attacks with one aim reach, against their radius."""
 
     row_type = AimPoint
 
