@@ -82,6 +82,13 @@ class CodedOptimizer(WrappingOptimizer):
         """Return the gradients of the latents' values, given those of the model's weights."""
         raise NotImplementedError
 
+    def slots(self, arrays: Sequence[np.ndarray], name: str) -> list[keras.Variable]:
+        """Return float32 slots that begin with arrays."""
+        return [
+            self.add_variable(a.shape, keras.initializers.Constant(a), "float32", name=f"{name}_{i}")
+            for i, a in enumerate(arrays)
+        ]
+
     # The order of a step ----------------------------------------------------------------------------------------------
 
     def build(self, variables: Any) -> None:
@@ -92,10 +99,7 @@ class CodedOptimizer(WrappingOptimizer):
         latents, steps = self.first_latents(numpy_values(variables))
         log_steps = [math.log2(step) for step in steps]
         arrays = [*latents, np.array(log_steps)]
-        self._trained = [
-            self.add_variable(a.shape, keras.initializers.Constant(a), "float32", name=f"latent_{i}")
-            for i, a in enumerate(arrays)
-        ]
+        self._trained = self.slots(arrays, "latent")
         for one in inner.innermost(self.inner_optimizer):
             one.exclude_from_weight_decay([self._trained[-1]])
         self.inner_optimizer.build(list(self._trained))
@@ -225,10 +229,7 @@ class Quantize(CodedOptimizer):
     def build(self, variables: Any) -> None:
         """Keep the weights that the model begins with, where only the change is coded."""
         if self.begin == "model" and not self.built:
-            self.beginning = [
-                self.add_variable(v.shape, keras.initializers.Constant(v), "float32", name=f"beginning_{i}")
-                for i, v in enumerate(numpy_values(variables))
-            ]
+            self.beginning = self.slots(numpy_values(variables), "beginning")
         super().build(variables)
 
     def first_latents(self, weights: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[float]]:
@@ -302,10 +303,7 @@ class Subspace(CodedOptimizer):
             places = projection(self.seed, [v.shape for v in values], self.dim)
             self._projection = types.SimpleNamespace(places=places, sizes=[v.size for v in values])
             firsts = values if self.begin == "model" else seeded_weights(self.seed, values)
-            self.beginning = [
-                self.add_variable(v.shape, keras.initializers.Constant(v), "float32", name=f"beginning_{i}")
-                for i, v in enumerate(firsts)
-            ]
+            self.beginning = self.slots(firsts, "beginning")
         super().build(variables)
 
     def first_latents(self, weights: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[float]]:

@@ -100,6 +100,7 @@ def rate_curve(
     Example:
         >>> rc.rate_curve(model, x_test[:100], [1.0, 2.0]).rows[0].attacked  # bits, at least
     """
+    balls = _balls(norm, epsilons, steps, restarts, seed)
     models = subjects.labelled(models)
     for label, model in models.items():
         if getattr(model, "entropy_model", None) is None:
@@ -121,7 +122,7 @@ def rate_curve(
         return lambda points, _: job.model.rates(points, stage), bits if max_distortion is None else streams
 
     images = subjects.checked_images(models, images)
-    return _curve("rate", models, images, images, epsilons, norm, steps, restarts, seed, progress, aims, max_distortion)
+    return _curve("rate", models, images, images, balls, aims, progress, by_distortion=max_distortion is not None)
 
 
 def targeted_curve(
@@ -149,6 +150,7 @@ def targeted_curve(
     Example:
         >>> rc.targeted_curve(model, fours, nines, [2.0]).rows[0].attacked  # squared distance to the nines, at most
     """
+    balls = _balls(norm, epsilons, steps, restarts, seed)
     models = subjects.labelled(models)
     images = subjects.checked_images(models, images, gradients=True)
     targets = check_images(targets, images.shape[1:], name="targets")
@@ -169,15 +171,22 @@ def targeted_curve(
 
         return objective, distances
 
-    return _curve("target", models, images, targets, epsilons, norm, steps, restarts, seed, progress, aims)
+    return _curve("target", models, images, targets, balls, aims, progress)
 
 
-def _curve(
-    aim, models, images, wanted, epsilons, norm, steps, restarts, seed, progress, aims, max_distortion=None
-) -> AimCurve:
-    """Rows for every model, stage and radius; ``aims(job)`` returns the objective and what is measured."""
+def _balls(norm, epsilons, steps, restarts, seed):
+    """Name of the norm, and the adversaries of all radii."""
     check_choice("norm", norm, tuple(BALLS))
-    balls = [BALLS[norm](epsilon, steps=steps, restarts=restarts, seed=seed) for epsilon in np.atleast_1d(epsilons)]
+    radii = np.atleast_1d(epsilons)
+    return norm, [BALLS[norm](epsilon, steps=steps, restarts=restarts, seed=seed) for epsilon in radii]
+
+
+def _curve(aim, models, images, wanted, balls, aims, progress, by_distortion=False) -> AimCurve:
+    """Rows for every model, stage and radius; ``aims(job)`` returns the objective and what is measured.
+
+    ``by_distortion`` adds the attack on the distortion as a candidate.
+    """
+    norm, balls = balls
     rows, sign = [], -1.0 if aim == "target" else 1.0
     for job in subjects.each_stage(models, len(balls), progress, aim):
         objective, measure = aims(job)
@@ -185,7 +194,7 @@ def _curve(
         for ball in balls:
             found, gain = _attacked(job.model, objective, ball, images, wanted)
             candidates = [images, found]
-            if max_distortion is not None:
+            if by_distortion:
                 arguments = subjects.call_arguments(job.model, job.stage)
                 parts = [ball.attack(job.model, part, **arguments).x for part in subjects.batches(images)]
                 candidates.append(np.concatenate([ops.convert_to_numpy(part) for part in parts]))
