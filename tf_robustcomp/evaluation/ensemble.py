@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -22,6 +22,7 @@ PATIENCE = 8  # steps in a row without a gain that count as stalling
 LEAST_GAIN = 1e-4  # fraction of the objective that a step must gain
 SHORTEST = 0.02  # fraction of the first step size at which an image has converged
 DECAYS = (0.9, 0.99)  # of Adam's averages
+SPACING = 1.2  # ratio of the prices at which all starts are climbed from; between them points move little
 SAMPLES = 8  # calls of a random model that its gradient is the mean of
 LEAST_OPEN = 1e-3  # a member that gained less in its last steps has converged
 ADAPTIVE = "adaptive from the clean image and noise"
@@ -71,8 +72,9 @@ class Ensemble:
 
     Members are the adaptive ascent of `WassersteinBall` and, from several starts, ascents whose steps Adam scales for
     each pixel: these leave plateaus that the first one takes for maxima.  Each image has its own step size and stops by
-    its own gain.  At each price the worst points of the price before are one more start.  A member that found no
-    image's worst point at two prices in a row is left out from then on: only there do other images matter.
+    its own gain.  At each price the worst points of the price before are one more start; at a price within `SPACING` of
+    the last one with all starts it is the only one beside the adaptive ascent.  A member that found no image's worst
+    point at two of its prices in a row is left out from then on: only there do other images matter.
 
     Args:
         model: Keras model or layer, or any function from images to images.
@@ -113,25 +115,28 @@ class Ensemble:
         self._adaptive = WassersteinBall(1.0, min(steps, 100), method="adaptive", precision=precision, seed=seed)
         self._gradient = _gradient_of(model, self.arguments, SAMPLES if self.random else 1)
         self._lost: dict[str, int] = {}
+        self._all_from = np.inf  # the last price at which all starts were climbed from
 
     def climb(self, gamma: float) -> int:
-        """Attack at a price; return the gradient evaluations of each image at most."""
+        """Attack at a price; return the gradient evaluations of each image, its mean rounded up."""
         best = self._objective(self.worst, gamma)
-        starts = dict(self._starts)
-        if np.any(self.points.radius):
-            starts["Adam from the worst image of the price before"] = self.worst.copy()
-        found, trails, names, evaluations = {}, [], [], 0
+        found, evaluations = {}, 0.0
         if self._lost.get(ADAPTIVE, 0) < 2:
             images, gain, count = self._climb_adaptively(gamma)
             found[ADAPTIVE] = (images, gain)
             evaluations += count
-        for name, start in starts.items():
-            if self._lost.get(name, 0) < 2:
-                images, gain, trail = self._climb_by_adam(start, gamma)
-                found[name] = (images, gain)
-                trails.append(trail)
-                names += [name] * len(trail)
-                evaluations += len(trail)
+        starts = {}
+        if not self._all_from / SPACING < gamma < self._all_from * SPACING:
+            self._all_from = gamma
+            starts = {name: start for name, start in self._starts.items() if self._lost.get(name, 0) < 2}
+        if np.any(self.points.radius):
+            starts["Adam from the worst image of the price before"] = self.worst.copy()
+        if starts:
+            climbed = self._climb_by_adam(np.stack([*starts.values()]), gamma)
+            found |= dict(zip(starts, zip(climbed.images, climbed.gains, strict=True), strict=True))
+            evaluations += climbed.evaluations
+            radius, reached = np.moveaxis(climbed.trail, 0, 2)
+            self.points = self.points.with_trail(radius, reached, [*starts] * (len(climbed.trail) // len(starts)))
         winners = np.full(len(best), "", object)
         for name, (images, _) in found.items():
             radius, reached = self._measure_exactly(images)
@@ -139,13 +144,10 @@ class Ensemble:
             objective = reached - gamma * radius
             better = objective > best + LEAST_GAIN * np.abs(best)
             best[better], self.worst[better], winners[better] = objective[better], images[better], name
-        trail = np.concatenate(trails) if trails else np.zeros((0, 2, len(best)))
-        radius, reached = np.moveaxis(trail, 0, 2)
-        self.points = self.points.with_trail(radius, reached, names)
         self.members = [Member(name, float(np.mean(winners == name)), gain) for name, (_, gain) in found.items()]
         for member in self.members:
             self._lost[member.name] = 0 if member.won else self._lost.get(member.name, 0) + 1
-        return evaluations
+        return int(np.ceil(evaluations))
 
     def verdict(self) -> str:
         """Return what is known of the last climb, in words: "converged", or what it may have missed."""
@@ -170,20 +172,23 @@ class Ensemble:
         gain = max(float(result.gain) for result in results)
         return images, gain, int(max(int(result.evaluations) for result in results))
 
-    def _climb_by_adam(self, start, gamma):
-        """Return the best images, the fraction that open images gained in the last steps, and all points (k, 2, n)."""
-        points, best_points = start.copy(), start.copy()
-        count = len(start)
-        best, recent = np.full(count, -np.inf), np.full(count, -np.inf)
-        size, failures = np.full(count, STEP_SIZE), np.zeros(count, int)
-        mean, square = np.zeros_like(start), np.zeros_like(start)
-        active, trail = np.arange(count), []
+    def _climb_by_adam(self, starts, gamma):
+        """Climb from all starts (k, n, h, w, c) side by side, in full batches."""
+        count, images = starts.shape[:2]
+        owner = np.tile(np.arange(images), count)  # the image of each row
+        points = starts.reshape(-1, *starts.shape[2:]).copy()
+        best_points = points.copy()
+        best, recent = np.full(len(points), -np.inf), np.full(len(points), -np.inf)
+        size, failures = np.full(len(points), STEP_SIZE), np.zeros(len(points), int)
+        mean, square = np.zeros_like(points), np.zeros_like(points)
+        active, trail, evaluations = np.arange(len(points)), [], 0
         for step in range(1, self.steps + 1):
-            objective, gradient = self._gradient(points[active], self.images[active], gamma)
+            objective, gradient = self._gradient(points[active], self.images[owner[active]], gamma)
+            evaluations += len(active)
             finite = np.isfinite(objective) & np.isfinite(gradient).all(axis=(1, 2, 3))
-            self.undefined[active[~finite]] = True
+            self.undefined[owner[active[~finite]]] = True
             objective, gradient = np.where(finite, objective, -np.inf), np.nan_to_num(gradient)
-            trail.append(self._passed(active[finite], points, objective[finite], gamma))
+            trail.append(self._passed(active[finite], owner, points, objective[finite], gamma))
             known = best[active]
             least = np.where(np.isfinite(known), LEAST_GAIN * np.abs(known), 0)
             better = objective > known + least
@@ -203,14 +208,20 @@ class Ensemble:
             active = active[(size[active] > SHORTEST * STEP_SIZE) & finite]
             if not len(active):
                 break
-        return best_points, _share_gained(best, recent, active, self.steps), np.stack(trail)
+        open_rows = [active[active // images == number] for number in range(count)]
+        gains = [
+            _share_gained(best[number * images :][:images], (best - recent)[rows].sum(), len(rows), self.steps)
+            for number, rows in enumerate(open_rows)
+        ]
+        return _Climbed(best_points.reshape(starts.shape), gains, np.concatenate(trail), evaluations / images)
 
-    def _passed(self, rows, points, objective, gamma):
-        """Squared distance and distortion (2, n) of points on the way; the clean ones of images that have stopped."""
-        passed = np.stack([np.zeros(len(self.images)), self.points.distortion[:, 0]])
-        radius = np.sum((points[rows].astype(np.float64) - self.images[rows]) ** 2, axis=(1, 2, 3))
+    def _passed(self, rows, owner, points, objective, gamma):
+        """Squared distance and distortion (k, 2, n) of points on the way; the clean ones where a climb has stopped."""
+        passed = np.zeros((2, len(owner)))
+        passed[1] = self.points.distortion[owner, 0]
+        radius = np.sum((points[rows].astype(np.float64) - self.images[owner[rows]]) ** 2, axis=(1, 2, 3))
         passed[:, rows] = radius, objective + gamma * radius
-        return passed
+        return np.moveaxis(passed.reshape(2, -1, len(self.images)), 0, 1)
 
     def _measure_exactly(self, images):
         """Squared distance and distortion (n,) of images by the model itself; of a random model the mean of calls."""
@@ -223,14 +234,22 @@ class Ensemble:
         return reached - gamma * radius
 
 
-def _share_gained(best, recent, active, steps):
+class _Climbed(NamedTuple):
+    """Best images (k, n, h, w, c) from each start, what each still gained, all points (., 2, n), and the cost."""
+
+    images: np.ndarray
+    gains: list[float]
+    trail: np.ndarray
+    evaluations: float
+
+
+def _share_gained(best, gained, still_open, steps):
     """Fraction of the objective that images which are still open gained lately; nan if a single step cannot tell."""
-    if not len(active):
+    if not still_open:
         return 0.0
     if steps == 1:
         return float("nan")
-    total = abs(best[np.isfinite(best)].sum())
-    return float((best[active] - recent[active]).sum() / max(total, 1e-12))
+    return float(gained / max(abs(best[np.isfinite(best)].sum()), 1e-12))
 
 
 def _gradient_of(model: Any, arguments: dict[str, Any], samples: int) -> Callable:

@@ -5,21 +5,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
-from keras import ops
 
-from tf_robustcomp.adversaries import WassersteinBall
 from tf_robustcomp.evaluation import figures
 from tf_robustcomp.evaluation import models as subjects
-from tf_robustcomp.evaluation.codec_attack import CodecAttack
-from tf_robustcomp.evaluation.ensemble import Ensemble
-from tf_robustcomp.evaluation.gradient_free import ROUNDS, search_gain
+from tf_robustcomp.evaluation.attackers import ATTACKS, Climb, Options, make_attacker
 from tf_robustcomp.evaluation.points import AttackedPoints, concave_envelope
 from tf_robustcomp.evaluation.results import Results, Row
 from tf_robustcomp.utils.checks import check_at_least, check_choice, check_positive, check_rising_or_falling
 from tf_robustcomp.utils.errors import InvalidArgument
 
 LOWEST_PRICE, HIGHEST_PRICE = 0.1, 30.0  # between which `worst_case_at` looks
-ATTACKS = ("ensemble", "converged", "paper", "black_box")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +172,7 @@ def worst_case_curve(
         InvalidArgument: an argument breaks its rule.
     """
     gammas = check_rising_or_falling("gammas", [float(gamma) for gamma in np.atleast_1d(gammas)])
-    options = _Options(attack, steps, restarts, precision, check, seed, encoder, sources)
+    options = Options(attack, steps, restarts, precision, check, seed, encoder, sources)
     return _curve(models, images, options, lambda attacker: iter(gammas), len(gammas), progress)
 
 
@@ -207,7 +202,7 @@ def worst_case_at(
     models = subjects.labelled(model)
     if len(models) > 1 or len(subjects.stages_of(next(iter(models.values())))) > 1:
         raise InvalidArgument("worst_case_at takes one model of one stage; for others call worst_case_curve")
-    chosen = _Options(**options)
+    chosen = Options(**options)
     check_choice("attack", chosen.attack, [name for name in ATTACKS if name != "paper"])
 
     def prices(attacker):
@@ -223,24 +218,6 @@ def worst_case_at(
     return _curve(models, images, chosen, prices, climbs, progress)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Options:
-    """How to attack: arguments of `worst_case_curve`."""
-
-    attack: str = "ensemble"
-    steps: int = 100
-    restarts: int = 1
-    precision: str = "float32"
-    check: int = 32
-    seed: int = 0
-    encoder: Any = None
-    sources: Sequence[Any] = ()
-
-    def __post_init__(self):
-        check_choice("attack", self.attack, ATTACKS)
-        check_at_least("check", self.check, 0)
-
-
 def _curve(models, images, options, prices, climbs, progress):
     """Attack every stage of every model at the prices that ``prices(attacker)`` yields, ``climbs`` of them at most."""
     coded = subjects.labelled(models, options.encoder) if options.encoder is not None else {}
@@ -249,149 +226,16 @@ def _curve(models, images, options, prices, climbs, progress):
     curve = WorstCaseCurve(())
     units = climbs * len(subjects.batches(images))
     for job in subjects.each_stage(models, units, progress, "worst case"):
-        attacker = _attacker(job, images, options, coded.get(job.row["model"]))
+        attacker = make_attacker(job, images, options, coded.get(job.row["model"]))
         found = sorted((attacker.climb(gamma) for gamma in prices(attacker)), key=lambda climb: -climb.gamma)
         rows = tuple(_rows(job, attacker.points, found, "encoder" if coded else options.attack))
         curve += WorstCaseCurve(rows, {} if options.attack == "paper" else {rows[0].line: attacker.points})
     return curve
 
 
-def _attacker(job, images, options, coded):
-    """The attacker of one stage; ``coded`` is the model with its encoder, or None."""
-    network: Any = None
-    if options.attack == "ensemble":
-        network = _EnsembleAttacker(job, images, options)
-    elif options.attack != "black_box":
-        network = _NetworkAttacker(job, images, options)
-    if coded is None and network is not None:
-        return network
-    return _CodecAttacker(coded or job.model, job, images, network, options.seed)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Climb:
-    """Cost of an attack at one price, and what it says of itself."""
-
-    gamma: float
-    evaluations: int
-    gain: float
-    gradient_free_gain: float
-    verdict: str = ""
-
-
-class _EnsembleAttacker:
-    """Attacks the network by an ensemble, at one price after the other."""
-
-    def __init__(self, job, images, options):
-        self.job, self.images, self.options = job, images, options
-        self.ensemble = Ensemble(
-            job.model, images, job.stage, options.steps, options.seed, options.sources, options.precision
-        )
-
-    @property
-    def points(self) -> AttackedPoints:
-        """The points of all images."""
-        return self.ensemble.points
-
-    @property
-    def attacked(self) -> np.ndarray:
-        """The worst images at the last price."""
-        return self.ensemble.worst
-
-    def climb(self, gamma: float) -> _Climb:
-        """Attack at a price."""
-        evaluations = self.ensemble.climb(gamma)
-        subjects.check_defined(self.job.row["model"], ~self.ensemble.undefined)
-        self.job.bar.update(len(subjects.batches(self.images)))
-        gain = max((member.gain for member in self.ensemble.members if member.won), default=0.0)
-        free = _gradient_free_gain(self.job, self.images, self.attacked, gamma, self.options)
-        return _Climb(gamma, evaluations, gain, free, self.ensemble.verdict())
-
-
-class _NetworkAttacker:
-    """Attacks the network by an adversary, at one price after the other, and keeps all points."""
-
-    def __init__(self, job, images, options):
-        self.job, self.images, self.options = job, images, options
-        if options.attack == "paper":
-            self.adversary = WassersteinBall(1.0, steps=15)
-        else:
-            own = {name: getattr(options, name) for name in ("steps", "restarts", "precision", "seed")}
-            self.adversary = WassersteinBall(1.0, method="adaptive", **own)
-        self.attacked: np.ndarray | None = None
-        self.points: AttackedPoints | None = None
-
-    def climb(self, gamma: float) -> _Climb:
-        """Attack at a price; ``attacked`` are then the attacked images."""
-        self.adversary.gamma = gamma
-        arguments = subjects.call_arguments(self.job.model, self.job.stage)
-        results = []
-        for part in subjects.batches(self.images):
-            result = self.adversary.attack(self.job.model, part, **arguments)
-            results.append({name: ops.convert_to_numpy(value) for name, value in result._asdict().items()})
-            self.job.bar.update()
-
-        def joined(name):
-            return np.concatenate([result[name] for result in results])
-
-        subjects.check_defined(self.job.row["model"], joined("defined"))
-        self.attacked = joined("x")
-        if self.points is None:
-            self.points = AttackedPoints.clean(joined("clean_distortion"))
-        self.points = self.points.with_point(joined("radius"), joined("distortion"), self.options.attack)
-        sizes = [len(result["radius"]) for result in results]
-        return _Climb(
-            gamma=gamma,
-            evaluations=int(max(result["evaluations"] for result in results)),
-            gain=float(np.average([result["gain"] for result in results], weights=sizes)),
-            gradient_free_gain=_gradient_free_gain(self.job, self.images, self.attacked, gamma, self.options),
-        )
-
-
-def _gradient_free_gain(job, images, attacked, gamma, options):
-    if not options.check:
-        return float("nan")
-    some = slice(options.check)
-    return search_gain(job.model, job.stage, images[some], attacked[some], gamma, seed=options.seed)
-
-
-class _CodecAttacker:
-    """Attacks a codec from outside, beginning at the images that an attack on its network found, if it has one."""
-
-    def __init__(self, codec, job, images, network, seed):
-        arguments = subjects.call_arguments(codec, job.stage)
-        self.job, self.network, self.seed = job, network, seed
-        self.attack = CodecAttack(lambda part: _in_batches(codec, part, arguments), images)
-
-    @property
-    def points(self) -> AttackedPoints:
-        """The points through the codec."""
-        return self.attack.points
-
-    def climb(self, gamma: float) -> _Climb:
-        """Attack at a price."""
-        evaluations, before = 0, self.points.radius.shape[1]
-        if self.network is not None:
-            evaluations = self.network.climb(gamma).evaluations
-            self.attack.evaluate(self.network.attacked, finder="attack on the network")
-        else:
-            self.job.bar.update(len(subjects.batches(self.attack.images)))
-        self.attack.climb(gamma)
-        if self.network is None:
-            evaluations += ROUNDS
-            self.attack.search(gamma, ROUNDS, self.seed)
-        evaluations += self.points.radius.shape[1] - before
-        return _Climb(gamma, evaluations, gain=float("nan"), gradient_free_gain=float("nan"))
-
-
-def _in_batches(codec, images, arguments):
-    parts = subjects.batches(images)
-    return np.concatenate([ops.convert_to_numpy(codec(part, **arguments)) for part in parts]).astype(np.float32)
-
-
 def _rows(job, points, climbs, attack):
     """The clean point, then one for each price."""
-    nothing = _Climb(float("inf"), evaluations=0, gain=0.0, gradient_free_gain=float("nan"))
+    nothing = Climb(float("inf"), evaluations=0, gain=0.0, gradient_free_gain=float("nan"))
     for number, climb in enumerate([nothing, *climbs]):
         if number and attack != "paper":  # an image's point at one price competes at all others
             rho, distortion = points.best(climb.gamma)
