@@ -1,7 +1,11 @@
 """Evaluations of codecs from elsewhere: without gradient, without Keras' layers, and under common corruptions."""
 
 import io
+import math
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import keras
@@ -55,6 +59,33 @@ def test_an_attack_from_outside_meets_the_closed_form(rng):
     best = np.mean(clean) / (1 - K / gamma)  # of D - g r
     assert row.distortion - gamma * row.rho <= best * (1 + 1e-5)
     assert row.distortion - gamma * row.rho >= 0.9 * best
+
+
+MODULE = """
+import numpy as np, torch, tf_robustcomp as rc
+module = torch.nn.Conv2d(1, 1, 1)
+with torch.no_grad():
+    module.weight.fill_({factor})
+    module.bias.fill_({centre} * (1 - {factor}))
+images = np.load("images.npy")
+codec = lambda images: module(images.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+print(rc.worst_case_curve(codec, images, [{gamma}], check=0).at({rho}))
+"""
+
+
+@pytest.mark.slow
+def test_a_module_of_pytorch_is_attacked_by_its_gradient(rng, tmp_path):
+    """The map of the test above as a module, in the one line of docs/encoders.md: its gradient flows."""
+    images, gamma = gaussian_images(rng, count=6), 2 * K
+    root = math.sqrt(K * np.sum((images - CENTRE) ** 2.0, axis=(1, 2, 3)).mean())
+    rho = (math.sqrt(K) * root / (gamma - K)) ** 2  # all images move away from the centre in proportion
+    np.save(tmp_path / "images.npy", images)
+    script = MODULE.format(factor=FACTOR, centre=CENTRE, gamma=gamma, rho=rho)
+    environment = os.environ | {"KERAS_BACKEND": "torch", "PYTHONPATH": str(Path(rc.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout) == pytest.approx((root + math.sqrt(K * rho)) ** 2, rel=0.02)
 
 
 def test_black_and_white_boxes_agree_on_a_list():
