@@ -17,15 +17,16 @@ def digits():
     return images_of("digits", "test", (32, 32), 40)
 
 
-def test_the_shipped_compressor_codes_digits(digits):
-    model = rc.load_pretrained("mnist-standard")
+@pytest.mark.parametrize("name", ["mnist-standard", "mnist-min-max"])
+def test_the_shipped_compressors_code_digits(digits, name):
+    model = rc.load_pretrained(name)
     data = model.compress(digits)
     symbols = encode_all(model, digits)
     assert model.entropy_model.ideal_bits(symbols) / len(digits) < 40
     np.testing.assert_allclose(model.decompress(data), decode_all(model, symbols), atol=1e-5)
     blank = np.zeros((1, 32, 32, 1), "float32")  # a picture that is near to those of MNIST
     assert np.sum((blank - model.decompress(model.compress(blank))) ** 2) < 30
-    assert (symbols == encode_all(rc.load_pretrained("mnist-standard"), digits)).all()
+    assert (symbols == encode_all(rc.load_pretrained(name), digits)).all()
 
 
 def test_its_name_is_as_good_as_a_path_where_no_file_has_it(digits, tmp_path, monkeypatch):

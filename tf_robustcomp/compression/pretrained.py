@@ -32,6 +32,7 @@ def load_pretrained(name: str = "photo") -> Any:
     Args:
         name: "photo", a codec for photographs in colour, of any size; its card is docs/model_card_photo.md.
             "mnist-standard", the study's compressor of 32 x 32 grey images, width 32, d = 10, L = 12, trained on MNIST.
+            "mnist-min-max", trained from it by min-max over a Wasserstein ball at gamma = 1 (arXiv 2110.07007).
 
     Raises:
         InvalidArgument: there is none of this name.
