@@ -195,7 +195,7 @@ def _merge(call: LayerCall) -> Any:
         **{layers.Subtract: lambda values: values[0] - values[1], layers.Multiply: lambda values: np.prod(values, 0)},
         **{layers.Maximum: lambda values: np.max(values, 0), layers.Minimum: lambda values: np.min(values, 0)},
     }
-    return _joined(call, functions[type(call.layer)], isinstance(call.layer, layers.Multiply))
+    return _joined(call, functions[type(call.layer)])
 
 
 @channel_rule(object)  # operations of keras.ops, which are no layers
@@ -203,7 +203,7 @@ def _operation(call: LayerCall) -> Any:
     name = type(call.layer).__name__
     if name not in OPERATIONS or any(np.ndim(x) for x in call.constants() if not isinstance(x, str | type(None))):
         return "this operation may mix channels"
-    return _joined(call, lambda values: call.evaluate(), name == "Multiply")
+    return _joined(call, lambda values: call.evaluate())
 
 
 @channel_rule(layers.MultiHeadAttention)
@@ -288,7 +288,7 @@ def _windowed(call, source, attribute, multiplier):
     return Space(np.repeat(source.groups, multiplier), np.where((kernel == 0).all(0), 0.0, values))
 
 
-def _joined(call, function, multiplies):
+def _joined(call, function):
     """The output of a function that takes its inputs channel by channel; one channel serves all of another input."""
     if len({len(shape) for shape in call.input_shapes}) > 1:
         return "its inputs differ in rank"
@@ -299,10 +299,13 @@ def _joined(call, function, multiplies):
             call.keep(space)
     for other in full[1:]:
         call.join(full[0], other)
+    name = type(call.layer).__name__
+    if name == "Add" and len(full) > 1:
+        call.adds(full[0])
     values = [np.broadcast_to(space.values, count) for space in call.inputs]
     known = np.isfinite(values).all(0)
     result = np.where(known, function(values), np.nan)
-    if multiplies:
+    if name == "Multiply":
         result = np.where(np.any([value == 0 for value in values], axis=0), 0.0, result)
     return Space(full[0].groups, result)
 

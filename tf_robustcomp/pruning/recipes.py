@@ -138,7 +138,7 @@ def iterative_pruning(
         include, distribution, pattern: see `prune`.
         folder: where each finished round is kept; a second call goes on after the last one.  None keeps nothing.
         seed: of every round, from which ``keras.utils.set_random_seed`` is set; with one, and data that come in the
-            same order, a call that goes on ends on TensorFlow in the same bits as one never stopped.  None sets none.
+            same order, a call that goes on ends in the same bits as one never stopped.  None sets none.
         **fit: further arguments of ``fit``, such as ``batch_size``, ``validation_data`` and ``callbacks``.
 
     Returns:
@@ -198,6 +198,7 @@ class _Recipe:
     """The order of the rounds, and what each does to the model."""
 
     seed: int | None = None
+    number = 0  # of the present round
 
     def __init__(
         self, model, data, fit, sparsity, rounds, epochs, rewind, rewind_epoch, include, distribution, pattern
@@ -235,8 +236,8 @@ class _Recipe:
         if end is not None:
             self._equip(end)
         for number in range(len(done), len(self.sparsities)):
-            if self.seed is not None:
-                keras.utils.set_random_seed(zlib.crc32(f"{self.seed} {number}".encode()))
+            self.number = number
+            self._set_seed()
             if number == 0:
                 start, history = self._train_dense()
                 kept.save(REWIND, start)
@@ -247,6 +248,10 @@ class _Recipe:
             kept.save(_arrays(number), end)
             kept.add(done[-1])
         return IterativePruningReport(tuple(done))
+
+    def _set_seed(self, logs=None):
+        if self.seed is not None:
+            keras.utils.set_random_seed(zlib.crc32(f"{self.seed} {self.number}".encode()))
 
     def _train_dense(self):
         """Train from the present weights; return the state to which rounds rewind, and the history."""
@@ -280,7 +285,9 @@ class _Recipe:
         return self._fit(first, first + length)
 
     def _fit(self, first, last, *callbacks):
-        options = self.fit | {"callbacks": [*(self.fit.get("callbacks") or ()), *callbacks]}
+        # The first fit of a process may draw an order of the data to build the metrics; it must not move the others.
+        seeded = keras.callbacks.LambdaCallback(on_train_begin=self._set_seed)
+        options = self.fit | {"callbacks": [seeded, *(self.fit.get("callbacks") or ()), *callbacks]}
         history = self.model.fit(**self.data, **options, initial_epoch=first, epochs=last).history
         return {name: [float(value) for value in values] for name, values in history.items()}
 
