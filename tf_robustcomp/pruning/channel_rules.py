@@ -92,13 +92,10 @@ def _batch_norm(call: LayerCall) -> Any:
     layer = call.layer
     if layer.axis not in (-1, len(call.output_shape) - 1):
         return "its axis is not the last"
-    names = [*(["gamma"] if layer.scale else []), *(["beta"] if layer.center else []), "moving_mean", "moving_variance"]
-    for name in names:
+    for name in ("moving_mean", "moving_variance"):
         call.slices(name, one)
-    scale = call.weights("gamma") if layer.scale else 1.0
-    shift = call.weights("beta") if layer.center else 0.0
     deviation = np.sqrt(call.weights("moving_variance") + layer.epsilon)
-    return one._replace(values=(one.values - call.weights("moving_mean")) / deviation * scale + shift)
+    return _scaled(call, one, (one.values - call.weights("moving_mean")) / deviation)
 
 
 @channel_rule(layers.GroupNormalization)
@@ -109,13 +106,10 @@ def _group_norm(call: LayerCall) -> Any:
         return "its axis is not the last"
     # Whole groups of the norm go, for each has its own mean and variance.
     parts = _parts(call, one, len(one.groups) if layer.groups == -1 else layer.groups)
-    for name in [*(["gamma"] if layer.scale else []), *(["beta"] if layer.center else [])]:
-        call.slices(name, one)
     call.sizes(groups=parts)
     values = one.values.reshape(len(parts.groups), -1)  # constants stay constants, if all of a group are known
     values = (values - values.mean(1, keepdims=True)) / np.sqrt(values.var(1, keepdims=True) + layer.epsilon)
-    scale = call.weights("gamma") if layer.scale else 1.0
-    return one._replace(values=values.ravel() * scale + (call.weights("beta") if layer.center else 0.0))
+    return _scaled(call, one, values.ravel())
 
 
 @channel_rule(layers.LayerNormalization, layers.RMSNormalization, layers.UnitNormalization)
@@ -268,6 +262,14 @@ def _grouped(call):
     zero = np.repeat((source.values.reshape(number, -1) == 0).all(1), call.layer.filters // number)
     zero |= (kernel == 0).all(tuple(range(kernel.ndim - 1)))
     return _activated(call, target, np.where(zero, 0.0, np.nan) + _bias(call))
+
+
+def _scaled(call, space, values):
+    """A space with normalised values times the layer's gamma, plus its beta, where it has them."""
+    for name in [*(["gamma"] if call.layer.scale else []), *(["beta"] if call.layer.center else [])]:
+        call.slices(name, space)
+    scale = call.weights("gamma") if call.layer.scale else 1.0
+    return space._replace(values=values * scale + (call.weights("beta") if call.layer.center else 0.0))
 
 
 def _parts(call, space, number):
