@@ -152,7 +152,7 @@ def _summary(prunings):
 
 def _study(runs):
     """Do what `reproduce` does with a study's runs, here so many of a short command, one after another."""
-    from tf_robustcomp.cli.settings import ExecutorSettings
+    from tf_robustcomp.cli.settings.studies import ExecutorSettings
     from tf_robustcomp.scheduling import scheduler
     from tf_robustcomp.scheduling.task import Task
 

@@ -1,17 +1,18 @@
 """ResNet-20 on CIFAR-10: trained, its channels pruned while training, shrunk, fine-tuned.
 
-    python -m benchmarks.shrink_cifar10 DATA OUT
+    python -m benchmarks.shrink_cifar10 DATA OUT [--keep-residual] [--share=0.5] [--round-to=16] [--epochs 80 16 80]
 
-Fine-tuning distils the trained network into the small one.  The trained network is also pruned at once, without
-training, by three methods.
+``--keep-residual`` cuts only channels inside of residual blocks; ``--share`` is the fraction that is cut of those that
+may go; ``--epochs`` are those of the three trainings.  Fine-tuning distils the trained network into the small one.
+The trained network is also pruned at once, without training, by three methods.
 
 DATA holds the records of ``tools/download_and_convert_cifar10.py``.  OUT gets the models of each stage, ``stages.json``
 and the reports of both models; a stage that is there is not made again, and a training that was cut off goes on.
 """
 
+import argparse
 import json
 import math
-import sys
 from pathlib import Path
 
 import keras
@@ -22,11 +23,8 @@ from tf_robustcomp.data.tfrecord import read_records
 from tf_robustcomp.utils import table
 
 BATCH = 256
-EPOCHS = {"base": 80, "pruned": 16, "fine-tuned": 80}
 RATES = {"base": 0.4, "pruned": 0.1, "fine-tuned": 0.2}
 WEIGHT_DECAY = 5e-3  # Keras decays outside of the momentum of 0.9: an L2 penalty of 5e-4 in other libraries
-SHARE = 0.5  # of the channels that may go; about half of the multiply-accumulates
-ROUND_TO = 16  # processors and runtimes compute this many channels at once: others cost time and save nothing
 
 
 class Batches(keras.utils.PyDataset):
@@ -81,10 +79,11 @@ def compiled(model, stage, steps, wrap=lambda optimizer: optimizer, teacher=None
     return model
 
 
-def pruning(optimizer, steps):
+def pruning(optimizer, steps, options):
     """Magnitude pruning of coupled channels, over the first half of the steps."""
-    schedule = rc.PolynomialDecay(0.0, SHARE, 0, steps // 2, frequency=50)
-    return rc.MagnitudePruning(optimizer, schedule, pattern=rc.Channels(coupled=True, round_to=ROUND_TO))
+    schedule = rc.PolynomialDecay(0.0, options.share, 0, steps // 2, frequency=50)
+    pattern = rc.Channels(coupled=True, round_to=options.round_to, keep_residual=options.keep_residual)
+    return rc.MagnitudePruning(optimizer, schedule, pattern=pattern)
 
 
 def at_once(base, x, x_test, y_test):
@@ -105,20 +104,35 @@ def at_once(base, x, x_test, y_test):
     return rows
 
 
+def parsed():
+    """The arguments of the command line."""
+    parser = argparse.ArgumentParser(usage=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--keep-residual", action="store_true")
+    parser.add_argument("--share", type=float, default=0.5)  # about half of the multiply-accumulates
+    # Processors and runtimes compute 16 channels at once: others cost time and save nothing.
+    parser.add_argument("--round-to", type=int, default=16)
+    parser.add_argument("--epochs", type=int, nargs=3, default=(80, 16, 80))
+    return parser.parse_args()
+
+
 def main():
-    data, out = map(Path, sys.argv[1:])
+    options = parsed()
+    data, out = options.data, options.out
+    epochs = dict(zip(RATES, options.epochs, strict=True))
     out.mkdir(parents=True, exist_ok=True)
     (x, y), (x_test, y_test) = (read_records(data / f"cifar10_{split}.tfrecord") for split in ("train", "test"))
     x_test = x_test / np.float32(255)
     stages = {}
 
     def trained(stage, make):
-        path, steps = out / f"{stage}.keras", EPOCHS[stage] * (len(x) // BATCH)
+        path, steps = out / f"{stage}.keras", epochs[stage] * (len(x) // BATCH)
         if not path.exists():
             keras.utils.set_random_seed(0)
             backup = keras.callbacks.BackupAndRestore(str(out / f"{stage}-backup"))
             model = make(steps)
-            model.fit(Batches(x, y), epochs=EPOCHS[stage], verbose=2, callbacks=[backup], shuffle=False)
+            model.fit(Batches(x, y), epochs=epochs[stage], verbose=2, callbacks=[backup], shuffle=False)
             computing_in(getattr(model, "student", model), "float32").save(path)
         return rc.load_model(path)
 
@@ -134,30 +148,20 @@ def main():
         table.write_csv(out / "at_once.csv", at_once(base, x, x_test, y_test))
 
     def prunable(steps):
-        return compiled(rc.load_model(out / "base.keras"), "pruned", steps, lambda one: pruning(one, steps))
+        return compiled(rc.load_model(out / "base.keras"), "pruned", steps, lambda one: pruning(one, steps, options))
 
     pruned = trained("pruned", prunable)
     noted("pruned", pruned)
     small = rc.shrink(pruned)
     noted("shrunk", small)
-    parts = [
-        (
-            pruned.predict(x_test[:500], verbose=0),
-            small.predict(x_test[:500], verbose=0),
-        )
-    ]
-    difference = max(float(np.abs(one - other).max() / np.abs(one).max()) for one, other in parts)
+    masked, shrunk = (model.predict(x_test[:500], verbose=0) for model in (pruned, small))
+    difference = float(np.abs(masked - shrunk).max() / np.abs(masked).max())
     print(f"largest difference of the outputs, over the largest output: {difference:.1e}")
 
     def distilled(steps):
-        return compiled(
-            rc.shrink(pruned),
-            "fine-tuned",
-            steps,
-            teacher=rc.load_model(out / "base.keras"),
-        )
+        return compiled(rc.shrink(pruned), "fine-tuned", steps, teacher=rc.load_model(out / "base.keras"))
 
-    tuned = trained("fine-tuned", lambda steps: distilled(steps))
+    tuned = trained("fine-tuned", distilled)
     noted("fine-tuned", tuned)
     report = rc.model_report(tuned, x_test[:1], before=base)
     report.to_csv(out / "report.csv")

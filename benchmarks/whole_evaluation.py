@@ -21,7 +21,7 @@ BATCH = 64
 
 def measure(run, data):
     """Show a row whenever there is one, the longest last."""
-    from tf_robustcomp.cli.settings import EvaluationSettings
+    from tf_robustcomp.cli.settings.evaluations import EvaluationSettings
     from tf_robustcomp.experiments import evaluations as evaluating
 
     subjects = evaluating.load(EvaluationSettings(models=(run,), data=data))

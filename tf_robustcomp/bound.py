@@ -12,7 +12,7 @@ import functools
 import sys
 
 from tf_robustcomp.cli import flags, startup
-from tf_robustcomp.cli.settings import BoundSettings
+from tf_robustcomp.cli.settings.bounds import BoundSettings
 from tf_robustcomp.data.images import check_source
 
 COMMAND = "bound"

@@ -23,7 +23,7 @@ import functools
 import sys
 
 from tf_robustcomp.cli import flags, startup
-from tf_robustcomp.cli.settings import CodecSettings
+from tf_robustcomp.cli.settings.coding import CodecSettings
 from tf_robustcomp.runs.models import model_files, model_path
 
 COMMAND = "codec"

@@ -11,7 +11,7 @@ import functools
 import sys
 
 from tf_robustcomp.cli import flags
-from tf_robustcomp.cli.settings import CodedEvaluationSettings
+from tf_robustcomp.cli.settings.evaluations import CodedEvaluationSettings
 from tf_robustcomp.experiments import comparison
 from tf_robustcomp.utils.checks import check_rising_or_falling
 from tf_robustcomp.utils.settings import field

@@ -10,7 +10,7 @@ import functools
 import sys
 
 from tf_robustcomp.cli import flags
-from tf_robustcomp.cli.settings import EvaluationSettings
+from tf_robustcomp.cli.settings.evaluations import EvaluationSettings
 from tf_robustcomp.experiments import comparison
 from tf_robustcomp.utils.settings import field
 

@@ -11,7 +11,7 @@ import functools
 import sys
 
 from tf_robustcomp.cli import flags, startup
-from tf_robustcomp.cli.settings import CONVERT, PruningSettings, ResNetSettings
+from tf_robustcomp.cli.settings.networks import CONVERT, PruningSettings, ResNetSettings
 from tf_robustcomp.runs.directory import Run, check_before
 
 COMMAND, TRAINING = "prune_resnet_dns", "python -m tf_robustcomp.train_resnet_random train"

@@ -16,7 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tf_robustcomp.cli import flags, startup
-from tf_robustcomp.cli.settings import THRESHOLDS, ExecutorSettings
+from tf_robustcomp.cli.settings.networks import THRESHOLDS
+from tf_robustcomp.cli.settings.studies import ExecutorSettings
 from tf_robustcomp.experiments.studies import randomisation, robust
 from tf_robustcomp.scheduling import study
 from tf_robustcomp.utils.settings import field

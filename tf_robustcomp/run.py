@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tf_robustcomp import prune_resnet_dns, train_resnet_random
 from tf_robustcomp.cli import flags
-from tf_robustcomp.cli.settings import PruningSettings, ResNetSettings, pruned_directory, trained_directory
+from tf_robustcomp.cli.settings.networks import PruningSettings, ResNetSettings, pruned_directory, trained_directory
 from tf_robustcomp.utils.checks import check_number
 from tf_robustcomp.utils.errors import InvalidArgument
 from tf_robustcomp.utils.settings import field, spelled

@@ -13,7 +13,7 @@ import functools
 import sys
 
 from tf_robustcomp.cli import flags, startup
-from tf_robustcomp.cli.settings import PhotographSettings
+from tf_robustcomp.cli.settings.compressors import PhotographSettings
 from tf_robustcomp.runs.directory import check_before
 
 COMMAND = "train_codec"

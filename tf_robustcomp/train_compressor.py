@@ -12,7 +12,8 @@ import functools
 import sys
 
 from tf_robustcomp.cli import flags, startup
-from tf_robustcomp.cli.settings import CompressorSettings, SweepSettings
+from tf_robustcomp.cli.settings.compressors import CompressorSettings
+from tf_robustcomp.cli.settings.studies import SweepSettings
 from tf_robustcomp.runs.directory import check_before
 from tf_robustcomp.runs.models import model_path
 from tf_robustcomp.scheduling import sweep

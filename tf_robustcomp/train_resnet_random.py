@@ -11,7 +11,8 @@ import functools
 import sys
 
 from tf_robustcomp.cli import flags, startup
-from tf_robustcomp.cli.settings import CONVERT, ResNetSettings, SweepSettings
+from tf_robustcomp.cli.settings.networks import CONVERT, ResNetSettings
+from tf_robustcomp.cli.settings.studies import SweepSettings
 from tf_robustcomp.runs.directory import check_before
 from tf_robustcomp.scheduling import sweep
 

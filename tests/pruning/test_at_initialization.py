@@ -8,7 +8,7 @@ from keras import layers, ops
 import tf_robustcomp as rc
 from tests.pruning.models import compiled, dense_net, kernels, numpy_state, small_data
 from tf_robustcomp.pruning.at_initialization import SNIP, GraSP, SynFlow
-from tf_robustcomp.pruning.one_shot import rising_sparsities
+from tf_robustcomp.pruning.kernels import rising_sparsities
 
 METHODS = ["snip", "grasp", "synflow"]
 

@@ -7,6 +7,7 @@ from keras import layers, ops
 
 import tf_robustcomp as rc
 from tests.pruning import zoo
+from tf_robustcomp.pruning import patterns
 from tf_robustcomp.pruning.coupling import Coupling
 
 RULES = {
@@ -137,6 +138,46 @@ def test_what_stays_is_rounded_up_to_a_multiple(round_to, kept):
     assert used(model, "left", -1).sum() == kept
 
 
+def test_only_channels_inside_of_residual_blocks_go_where_the_residual_stream_is_kept():
+    model = rc.resnet_v2(8, (8, 8, 3), fused=False)
+    rng = np.random.default_rng(0)
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.set_weights([rng.uniform(0.5, 1.5, size) for size in [one.shape for one in layer.get_weights()]])
+    rc.prune(model, 0.5, pattern=rc.Channels(coupled=True, keep_residual=True))
+    for layer in model.layers:
+        for inbound in layer.input if isinstance(layer, layers.Add) else ():
+            kernel = numbers(inbound._keras_history.operation.kernel)
+            assert kernel.any(axis=(0, 1, 2)).all()
+    small = rc.shrink(model)
+    assert [one.output.shape[-1] for one in small.layers if isinstance(one, layers.Add)] == [16, 32, 64]
+    convolutions = [layer for layer in small.layers if isinstance(layer, layers.Conv2D)]
+    stem, *blocks = [layer.filters for layer in convolutions]
+    assert stem == 8
+    assert sorted(blocks) == sorted([8, 16, 16, 16, 32, 32, 32, 64, 64])
+    x = rng.normal(size=(8, 8, 8, 3)).astype("float32")
+    shrunk, masked = (ops.convert_to_numpy(one(x, training=False)) for one in (small, model))
+    np.testing.assert_allclose(shrunk, masked, atol=1e-5 * abs(masked).max())
+
+
+@pytest.mark.parametrize("add", [lambda x, y: layers.Add()([x, y]), lambda x, y: x + y])
+def test_a_kept_residual_stream_is_whole_in_training_too(add):
+    inputs = keras.Input((6, 6, 3))
+    x = layers.Conv2D(8, 1, name="stem")(inputs)
+    y = layers.Conv2D(8, 1, name="out")(layers.Conv2D(6, 1, name="inner")(x))
+    model = keras.Model(inputs, layers.Dense(2, name="logits")(layers.GlobalAveragePooling2D()(add(x, y))))
+    pattern = rc.Channels(coupled=True, keep_residual=True)
+    optimizer = rc.MagnitudePruning("sgd", rc.PolynomialDecay(0.0, 0.5, 0, 4, frequency=2), pattern=pattern)
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), run_eagerly=True)
+    x, y = data(48)
+    model.fit(x, y, batch_size=8, verbose=0)
+    inner = used(model, "inner", -1)
+    assert inner.sum() == 3
+    np.testing.assert_array_equal(used(model, "out", -2), inner)
+    assert all(used(model, name, -1).all() for name in ("stem", "out", "logits"))
+    assert patterns.get(keras.saving.serialize_keras_object(pattern)) == pattern
+
+
 def test_rounding_works_without_coupling():
     model = residual()
     rc.prune(model, 0.6, pattern=rc.Channels(round_to=4), include="left|right")
@@ -215,6 +256,7 @@ def test_training_without_fit_finds_the_model():
     [
         (lambda: rc.Channels(axis=0, coupled=True), "axis must be None"),
         (lambda: rc.Channels(round_to=0), "round_to"),
+        (lambda: rc.Channels(keep_residual=True), "keep_residual must go with coupled=True"),
         (lambda: rc.Channels(coupled=True, aggregate="max"), "aggregate"),
         (lambda: rc.prune(zoo.subclassed()[0], 0.5, pattern=rc.Channels(coupled=True)), "functional or Sequential"),
         (lambda: rc.prune(residual(), 0.5, pattern=rc.Channels(coupled=True), include="left"), "channels that may go"),

@@ -26,7 +26,7 @@ from tf_robustcomp import (
     train_resnet_random,
 )
 from tf_robustcomp.cli import flags
-from tf_robustcomp.cli.settings import CompressorSettings
+from tf_robustcomp.cli.settings.compressors import CompressorSettings
 from tf_robustcomp.data import pictures
 from tf_robustcomp.scheduling.task import Task
 from tf_robustcomp.utils import files

@@ -8,7 +8,7 @@ import pytest
 
 from tests.commands.test_train_compressor import SMALL
 from tf_robustcomp import train_compressor, train_resnet_random
-from tf_robustcomp.cli.settings import CompressorSettings
+from tf_robustcomp.cli.settings.compressors import CompressorSettings
 from tf_robustcomp.scheduling import sweep
 from tf_robustcomp.utils.errors import InvalidArgument
 

@@ -15,7 +15,7 @@ def configured(settings: Any) -> Any:
     """Set precision and determinism for the process; return the context in which models are made and trained.
 
     Args:
-        settings: `cli.settings.DeviceSettings`.
+        settings: `cli.settings.common.DeviceSettings`.
     """
     keras.backend.clear_session()
     keras.config.set_dtype_policy("mixed_bfloat16" if settings.mixed_precision else "float32")

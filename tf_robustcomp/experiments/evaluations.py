@@ -35,7 +35,7 @@ def load(settings: Any) -> Subjects:
     """Return the runs' models and the test images in the models' size.
 
     Args:
-        settings: `cli.settings.EvaluationSettings`, checked.
+        settings: `cli.settings.evaluations.EvaluationSettings`, checked.
 
     Raises:
         InvalidArgument: models of several image shapes.

@@ -28,7 +28,7 @@ def train(command: str, settings: Any) -> None:
 
     Args:
         command: name of the command.
-        settings: `cli.settings.PhotographSettings`.
+        settings: `cli.settings.compressors.PhotographSettings`.
     """
 
     def batches_from(data, step):

@@ -8,11 +8,13 @@ from tf_robustcomp.pruning.context import StepContext
 from tf_robustcomp.pruning.distributions import ERK, LAMP, ByPath, Global, Uniform
 from tf_robustcomp.pruning.dns import DNS
 from tf_robustcomp.pruning.model_report import ModelReport, model_report
-from tf_robustcomp.pruning.one_shot import OneShotMethod, SparseGPT, prune
+from tf_robustcomp.pruning.one_shot import prune
+from tf_robustcomp.pruning.one_shot_methods import OneShotMethod, SparseGPT
 from tf_robustcomp.pruning.optimizer import PruningOptimizer
 from tf_robustcomp.pruning.patterns import NM, Blocks, Channels, Unstructured
+from tf_robustcomp.pruning.pruning_rounds import IterativePruningReport, PruningRound
 from tf_robustcomp.pruning.recalibration import recalibrate
-from tf_robustcomp.pruning.recipes import IterativePruningReport, PruningRound, iterative_pruning
+from tf_robustcomp.pruning.recipes import iterative_pruning
 from tf_robustcomp.pruning.report import SparsityReport, sparsity_report
 from tf_robustcomp.pruning.reschedule import reschedule
 from tf_robustcomp.pruning.roles import is_kernel

@@ -12,7 +12,8 @@ import numpy as np
 from keras import ops
 
 from tf_robustcomp.backend import gradients, keras_private
-from tf_robustcomp.pruning.one_shot import OneShotMethod
+from tf_robustcomp.pruning.kernels import read
+from tf_robustcomp.pruning.one_shot_methods import OneShotMethod
 from tf_robustcomp.utils.checks import check_at_least
 from tf_robustcomp.utils.errors import InvalidArgument
 from tf_robustcomp.utils.registry import register
@@ -102,7 +103,7 @@ class SNIP(LossMethod):
 
     def sensitivities(self, parts: list, values: list, slopes: list) -> list:
         """Return ``|g w|``."""
-        return [abs(_array(slope) * _array(w)) for slope, w in zip(slopes, values, strict=True)]
+        return [abs(read(slope) * read(w)) for slope, w in zip(slopes, values, strict=True)]
 
 
 @register("one-shot method", "grasp")
@@ -123,7 +124,7 @@ class GraSP(LossMethod):
     def sensitivities(self, parts: list, values: list, slopes: list) -> list:
         """Return ``w (H g)``."""
         products = _total(gradients.hessian_products(part, values, slopes) for part in parts)
-        return [_array(product) * _array(w) for product, w in zip(products, values, strict=True)]
+        return [read(product) * read(w) for product, w in zip(products, values, strict=True)]
 
 
 @register("one-shot method", "synflow")
@@ -169,12 +170,12 @@ class SynFlow(OneShotMethod):
         def scores():
             kernels, rest = ([abs(value) for value in _values(some)] for some in (variables, others))
             flow, slopes = flow_at(ops.convert_to_tensor(scales[0]), kernels, rest)
-            if not np.isfinite(_array(flow)) and len(scales) > 1:
+            if not np.isfinite(read(flow)) and len(scales) > 1:
                 scales.pop(0)
                 return scores()
-            if not np.isfinite(_array(flow)):
+            if not np.isfinite(read(flow)):
                 raise InvalidArgument("model must have a flow between 1e-38 and 1e70 for method synflow. Received: not")
-            found = [abs(_array(slope)) * _array(value) for slope, value in zip(slopes, kernels, strict=True)]
+            found = [abs(read(slope)) * read(value) for slope, value in zip(slopes, kernels, strict=True)]
             # Of a model without softmax or saturation the scores of each layer sum to about 1.
             if sum(score.sum() for score in found) < 1e-4:
                 raise InvalidArgument(
@@ -202,10 +203,6 @@ class SynFlow(OneShotMethod):
 
 def _one(shape):
     return ops.ones((1, *shape))
-
-
-def _array(tensor):
-    return np.array(ops.convert_to_numpy(tensor))
 
 
 def _values(variables):

@@ -92,13 +92,10 @@ def _batch_norm(call: LayerCall) -> Any:
     layer = call.layer
     if layer.axis not in (-1, len(call.output_shape) - 1):
         return "its axis is not the last"
-    names = [*(["gamma"] if layer.scale else []), *(["beta"] if layer.center else []), "moving_mean", "moving_variance"]
-    for name in names:
+    for name in ("moving_mean", "moving_variance"):
         call.slices(name, one)
-    scale = call.weights("gamma") if layer.scale else 1.0
-    shift = call.weights("beta") if layer.center else 0.0
     deviation = np.sqrt(call.weights("moving_variance") + layer.epsilon)
-    return one._replace(values=(one.values - call.weights("moving_mean")) / deviation * scale + shift)
+    return _scaled(call, one, (one.values - call.weights("moving_mean")) / deviation)
 
 
 @channel_rule(layers.GroupNormalization)
@@ -109,13 +106,10 @@ def _group_norm(call: LayerCall) -> Any:
         return "its axis is not the last"
     # Whole groups of the norm go, for each has its own mean and variance.
     parts = _parts(call, one, len(one.groups) if layer.groups == -1 else layer.groups)
-    for name in [*(["gamma"] if layer.scale else []), *(["beta"] if layer.center else [])]:
-        call.slices(name, one)
     call.sizes(groups=parts)
     values = one.values.reshape(len(parts.groups), -1)  # constants stay constants, if all of a group are known
     values = (values - values.mean(1, keepdims=True)) / np.sqrt(values.var(1, keepdims=True) + layer.epsilon)
-    scale = call.weights("gamma") if layer.scale else 1.0
-    return one._replace(values=values.ravel() * scale + (call.weights("beta") if layer.center else 0.0))
+    return _scaled(call, one, values.ravel())
 
 
 @channel_rule(layers.LayerNormalization, layers.RMSNormalization, layers.UnitNormalization)
@@ -195,7 +189,7 @@ def _merge(call: LayerCall) -> Any:
         **{layers.Subtract: lambda values: values[0] - values[1], layers.Multiply: lambda values: np.prod(values, 0)},
         **{layers.Maximum: lambda values: np.max(values, 0), layers.Minimum: lambda values: np.min(values, 0)},
     }
-    return _joined(call, functions[type(call.layer)], isinstance(call.layer, layers.Multiply))
+    return _joined(call, functions[type(call.layer)])
 
 
 @channel_rule(object)  # operations of keras.ops, which are no layers
@@ -203,7 +197,7 @@ def _operation(call: LayerCall) -> Any:
     name = type(call.layer).__name__
     if name not in OPERATIONS or any(np.ndim(x) for x in call.constants() if not isinstance(x, str | type(None))):
         return "this operation may mix channels"
-    return _joined(call, lambda values: call.evaluate(), name == "Multiply")
+    return _joined(call, lambda values: call.evaluate())
 
 
 @channel_rule(layers.MultiHeadAttention)
@@ -270,6 +264,14 @@ def _grouped(call):
     return _activated(call, target, np.where(zero, 0.0, np.nan) + _bias(call))
 
 
+def _scaled(call, space, values):
+    """A space with normalised values times the layer's gamma, plus its beta, where it has them."""
+    for name in [*(["gamma"] if call.layer.scale else []), *(["beta"] if call.layer.center else [])]:
+        call.slices(name, space)
+    scale = call.weights("gamma") if call.layer.scale else 1.0
+    return space._replace(values=values * scale + (call.weights("beta") if call.layer.center else 0.0))
+
+
 def _parts(call, space, number):
     """One channel for each of ``number`` parts of a space, whose channels become one group each."""
     parts = space.groups.reshape(number, -1)
@@ -288,7 +290,7 @@ def _windowed(call, source, attribute, multiplier):
     return Space(np.repeat(source.groups, multiplier), np.where((kernel == 0).all(0), 0.0, values))
 
 
-def _joined(call, function, multiplies):
+def _joined(call, function):
     """The output of a function that takes its inputs channel by channel; one channel serves all of another input."""
     if len({len(shape) for shape in call.input_shapes}) > 1:
         return "its inputs differ in rank"
@@ -299,10 +301,13 @@ def _joined(call, function, multiplies):
             call.keep(space)
     for other in full[1:]:
         call.join(full[0], other)
+    name = type(call.layer).__name__
+    if name == "Add" and len(full) > 1:
+        call.adds(full[0])
     values = [np.broadcast_to(space.values, count) for space in call.inputs]
     known = np.isfinite(values).all(0)
     result = np.where(known, function(values), np.nan)
-    if multiplies:
+    if name == "Multiply":
         result = np.where(np.any([value == 0 for value in values], axis=0), 0.0, result)
     return Space(full[0].groups, result)
 

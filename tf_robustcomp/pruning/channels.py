@@ -125,6 +125,10 @@ class LayerCall:
         """Let no channel of a space go."""
         self._graph.keep(space)
 
+    def adds(self, space: Space) -> None:
+        """State that a space is a sum of several tensors, as residual streams are."""
+        self._graph.residuals.append(space)
+
     def slices(self, attribute: str, *spaces: Space | None) -> None:
         """State along which channels the last axes of a variable lie, such as ``"kernel", source, target``."""
         self.followed.slices[attribute] = spaces
@@ -196,6 +200,7 @@ class ChannelGraph:
 
     Attributes:
         followed: id of a layer -> `Followed`.
+        residuals: spaces that an Add gives.
         whole: name of a layer that is not followed -> why; those between which and the model's inputs or outputs no
             channel could go are left out.
 
@@ -207,6 +212,7 @@ class ChannelGraph:
         check_graph(model)
         self.knows_values = knows_values
         self.followed: dict[int, Followed] = {}
+        self.residuals: list[Space] = []
         self.whole: dict[str, str] = {}
         self.entries: dict[int, list[Space]] = {}  # id of a nested model -> spaces of its inputs
         self._parents: list[int] = []

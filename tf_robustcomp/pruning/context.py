@@ -24,10 +24,6 @@ class PrunedVariable(NamedTuple):
     state: keras.Variable | None = None
     least: keras.Variable | None = None
 
-    def parts(self) -> dict[str, keras.Variable]:
-        """Return the variables that exist, by name."""
-        return {name: value for name, value in self._asdict().items() if value is not None}
-
 
 class ChannelBlock(NamedTuple):
     """The optimizer's state for a block of coupled channels.
@@ -41,10 +37,6 @@ class ChannelBlock(NamedTuple):
     mask: keras.Variable
     threshold: keras.Variable
     least: keras.Variable | None = None
-
-    def parts(self) -> dict[str, keras.Variable]:
-        """Return the variables that exist, by name."""
-        return {name: value for name, value in self._asdict().items() if value is not None}
 
 
 class StepContext(NamedTuple):
@@ -73,3 +65,8 @@ class StepContext(NamedTuple):
     state: Any = None
     stepped: Any = True
     pattern: Any = None
+
+
+def parts(one: PrunedVariable | ChannelBlock) -> dict[str, keras.Variable]:
+    """Return the variables that exist, by name."""
+    return {name: value for name, value in one._asdict().items() if value is not None}

@@ -135,6 +135,8 @@ class Coupling:
         """Block of each unit, in the order of the units, and the unit of each root, -1 of those that stay."""
         free = ~graph.is_kept()
         free[list(fixed)] = False
+        for space in graph.residuals if self.pattern.keep_residual else ():
+            free[graph.roots(space)] = False
         members: dict[int, list[int]] = {}
         for block, root in graph.births():
             members.setdefault(block, []).append(root)

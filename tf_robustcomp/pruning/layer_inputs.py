@@ -224,6 +224,18 @@ def replaced_call(layer: Any, function: Callable) -> Iterator[None]:
             vars(layer)["call"] = own
 
 
+@contextlib.contextmanager
+def errors_in_a_line() -> Iterator[None]:
+    """Raise InvalidArgument with the first line of whatever a layer, a loss or a backend says of data."""
+    try:
+        yield
+    except InvalidArgument:
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise InvalidArgument(f"data must fit the model. Received: {reason}") from error
+
+
 def in_order(model: Any, data: Any, layers: Sequence[Any]) -> list:
     """Return layers in the order in which a model calls them, found with one example.
 
@@ -232,13 +244,8 @@ def in_order(model: Any, data: Any, layers: Sequence[Any]) -> list:
     """
     called: dict[int, Any] = {}
     one = keras.tree.map_structure(lambda array: array[:1], data)
-    try:
+    with errors_in_a_line():
         run(model, one, 1, layers, lambda layer, inputs: called.setdefault(id(layer), layer))
-    except InvalidArgument:
-        raise
-    except Exception as error:  # whatever a layer or a backend says of a shape
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise InvalidArgument(f"data must fit the model. Received: {reason}") from error
     missed = [layer.path for layer in layers if id(layer) not in called]
     if missed:
         raise InvalidArgument(f"data must pass through every chosen layer. Received: none through {missed[0]}")

@@ -1,7 +1,6 @@
 """Pruning as an optimizer: a wrapper of any Keras optimizer that keeps the weights of any Keras model sparse."""
 
 import functools
-import math
 import re
 import types
 import warnings
@@ -11,12 +10,13 @@ import keras
 from keras import ops
 
 from tf_robustcomp.backend import inner, keras_private
-from tf_robustcomp.backend.gradients import apply_gradients, compiled, is_concrete, read
+from tf_robustcomp.backend.gradients import apply_gradients
 from tf_robustcomp.backend.replicas import summed_over_replicas, update_on_every_replica
 from tf_robustcomp.backend.wrapper import WrappingOptimizer
 from tf_robustcomp.pruning import distributions, initial_masks, patterns, schedules
 from tf_robustcomp.pruning.context import ChannelBlock, PrunedVariable, StepContext
 from tf_robustcomp.pruning.coupling import coupling_of
+from tf_robustcomp.pruning.mask_updates import CoupledMaskUpdates, MaskUpdates
 from tf_robustcomp.pruning.roles import is_kernel
 from tf_robustcomp.utils.checks import check_choice
 from tf_robustcomp.utils.errors import InvalidArgument
@@ -165,7 +165,7 @@ class PruningOptimizer(WrappingOptimizer):
             self._check_chosen(chosen, variables)
         is_coupled = getattr(self.pattern, "coupled", False) and bool(chosen)
         self._coupling: Any = coupling_of(self, chosen, self.pattern) if is_coupled else None
-        plan = self._planned(chosen)
+        updates = self._mask_updates(chosen)
         trained = list(variables) if self.train_unpruned else chosen
         self.inner_optimizer.build(trained)
         # In a namespace, for Keras takes the variables in an attribute's lists and tuples for the optimizer's own.
@@ -175,7 +175,7 @@ class PruningOptimizer(WrappingOptimizer):
             blocks=self._blocks_of(chosen),
             averages=inner.averages_of(self.inner_optimizer, chosen),
             slots=inner.slots_of(self.inner_optimizer, chosen) if self.cut_slots == "zero" else [],
-            **plan,
+            updates=updates,
         )
         keras_private.mark_built(self, variables)
 
@@ -189,23 +189,10 @@ class PruningOptimizer(WrappingOptimizer):
             )
         self.distribution.check([variable.path for variable in chosen])
 
-    def _planned(self, chosen):
-        """Ratios, patterns and traces for the variables to prune, which are checked."""
-        if self._coupling is not None:
-            blocks, unit = self._coupling.blocks, self._coupling.unit_pattern
-            shapes = [block.shape for block in blocks]
-            ratios = self.distribution.ratios(self.schedule.final, [block.path for block in blocks], shapes)
-            update = compiled(functools.partial(self._update_mask, unit))
-            return {"ratios": ratios, "patterns": [unit] * len(blocks), "update_mask": {unit: update}}
-        shapes = [tuple(variable.shape) for variable in chosen]
-        ratios = self.distribution.ratios(self.schedule.final, [variable.path for variable in chosen], shapes)
-        units = [self.pattern.of(variable) for variable in chosen]
-        for variable, pattern, ratio in zip(chosen, units, ratios, strict=True):
-            pattern.check(variable.path, variable.shape)
-            pattern.check_sparsity(variable.path, ratio * self.schedule.final)
-        # One trace for each pattern and shape: a network has many kernels and few shapes.
-        traces = {pattern: compiled(functools.partial(self._update_mask, pattern)) for pattern in units}
-        return {"ratios": ratios, "patterns": units, "update_mask": traces}
+    def _mask_updates(self, chosen):
+        if self._coupling is None:
+            return MaskUpdates(self, chosen)
+        return CoupledMaskUpdates(self, chosen, self._coupling)
 
     def reschedule(self, schedule: Any, distribution: Any = None) -> None:
         """Go on with another schedule, and perhaps distribution; of a model that has trained use `rc.reschedule`."""
@@ -217,7 +204,7 @@ class PruningOptimizer(WrappingOptimizer):
             if self.built:
                 chosen = [p.variable for p in self.pruned]
                 self.distribution.check([variable.path for variable in chosen])
-                vars(self._lists).update(self._planned(chosen))
+                self._lists.updates = self._mask_updates(chosen)
         except InvalidArgument:
             self.schedule, self.distribution = before
             raise
@@ -244,7 +231,9 @@ class PruningOptimizer(WrappingOptimizer):
         stepped = True
         if inner.may_wait(self.inner_optimizer):  # then the masks wait too
             stepped = ops.cast(self.inner_optimizer.iterations, "int32") > step
-        self._prune(step, stepped, gradients)
+        self._lists.updates.after_step(self.pruned, self._lists.blocks, step, stepped, gradients)
+        for slots, p in zip(self._lists.slots, self.pruned, strict=False):
+            update_on_every_replica([(functools.partial(_reset, first), (slot, p.mask)) for slot, first in slots])
         update_on_every_replica([(_mask, (average, p.mask)) for average, p in self._averaged()])
         keras_private.count_step(self)
 
@@ -266,157 +255,6 @@ class PruningOptimizer(WrappingOptimizer):
 
     def _key(self, variable):
         return keras_private.variable_key(self, variable)
-
-    def _prune(self, step, stepped, gradients):
-        update_now, sparsity = self.schedule(step)
-        update_now = ops.logical_and(update_now, stepped)
-        active = ops.logical_and(self.schedule.is_active(step), stepped)
-        coupling = self._coupling
-        numbers = self.random_numbers(step, len(self._lists.ratios))
-        contexts = [
-            StepContext(
-                step=step,
-                active=active,
-                update_now=update_now,
-                sparsity=sparsity * ratio,
-                random_number=numbers[i],
-                index=ops.convert_to_tensor(i, "int32"),
-                gradient=gradients[i] if coupling is None else None,
-                stepped=stepped,
-            )
-            for i, ratio in enumerate(self._lists.ratios)
-        ]
-        if coupling is not None:
-            blocks = [variable for block in self._lists.blocks for variable in block.parts().values()]
-            parts = [variable for p in self.pruned for variable in p.parts().values()]
-            update = functools.partial(self._update_coupled, contexts, sparsity, gradients)
-            update_on_every_replica([(update, [*parts, *blocks])])
-        else:
-            self._update_each(contexts, sparsity)
-        for slots, p in zip(self._lists.slots, self.pruned, strict=False):
-            update_on_every_replica([(functools.partial(_reset, first), (slot, p.mask)) for slot, first in slots])
-
-    def _update_each(self, contexts, sparsity):
-        """Update the variables one by one."""
-        if self.distribution.needs_scores:
-            contexts = self._with_global_sparsities(contexts, sparsity)
-        updates = []
-        for context, p, pattern in zip(contexts, self.pruned, self._lists.patterns, strict=True):
-            parts = p.parts()
-            update = functools.partial(self._update_variable, context, pattern, tuple(parts))
-            updates.append((update, list(parts.values())))
-        update_on_every_replica(updates)
-
-    def _update_coupled(self, contexts, sparsity, gradients, *variables):
-        """Update all variables by the groups of their channels, which the rule sees as weights of their own."""
-        remaining = iter(variables)  # this replica's, in the order of `_prune`
-        pruned = [p._replace(**{name: next(remaining) for name in p.parts()}) for p in self.pruned]
-        blocks = [b._replace(**{name: next(remaining) for name in b.parts()}) for b in self._lists.blocks]
-        weights, masks = [read(p.variable) for p in pruned], [read(b.mask) for b in blocks]
-        values = [ops.cast(one, "float32") for one in weights]
-        if not self.keeps_dense_weights:  # one step may have moved what is cut
-            values = [ops.where(read(p.mask), one, 0.0) for p, one in zip(pruned, values, strict=True)]
-        pool = self._coupling.pool
-        inputs = {"weights": pool([ops.abs(one) for one in values])}
-        if self.has_state:
-            inputs["state"] = pool(
-                [
-                    self._new_state(p, one, contexts[0]._replace(gradient=gradient))
-                    for p, one, gradient in zip(pruned, values, gradients, strict=True)
-                ]
-            )
-        if self.needs_gradient:
-            pairs = zip(gradients, values, strict=True)
-            inputs["gradient"] = pool([ops.zeros_like(v) if g is None else ops.abs(g) for g, v in pairs])
-        names = [name for name in inputs if name != "weights"]
-        contexts = [c._replace(**{name: inputs[name][i] for name in names}) for i, c in enumerate(contexts)]
-        if self.distribution.needs_scores:
-            sizes = [block.size for block in self._coupling.blocks]
-            contexts = self._with_shares(
-                contexts,
-                sparsity,
-                sizes,
-                lambda: [
-                    self.scores(weights, mask, context._replace(pattern=self._coupling.unit_pattern))
-                    for weights, mask, context in zip(inputs["weights"], masks, contexts, strict=True)
-                ],
-            )
-        kept = []
-        for block, one, mask, context in zip(blocks, inputs["weights"], masks, contexts, strict=True):
-            if block.least is not None:
-                context = context._replace(sparsity=ops.maximum(context.sparsity, read(block.least)))
-            new, threshold = self._by_rule(self._coupling.unit_pattern, one, mask, read(block.threshold), context)
-            block.mask.assign(new)
-            block.threshold.assign(threshold)
-            kept.append(new)
-        for i, (p, one) in enumerate(zip(pruned, weights, strict=True)):
-            self._leave(p, one, read(p.mask), ops.broadcast_to(self._coupling.expand(kept, i), one.shape))
-
-    def _update_mask(self, pattern, weights, mask, threshold, context):
-        return self.update_mask(weights, mask, threshold, context._replace(pattern=pattern))
-
-    def _update_variable(self, context, pattern, names, *variables):
-        p = PrunedVariable(**dict(zip(names, variables, strict=True)))
-        weights, in_use, threshold = map(read, (p.variable, p.mask, p.threshold))
-        magnitudes = ops.cast(weights, "float32")
-        if p.state is not None:
-            context = context._replace(state=self._new_state(p, magnitudes, context))
-        if p.least is not None:
-            context = context._replace(sparsity=ops.maximum(context.sparsity, read(p.least)))
-        mask, threshold = self._by_rule(pattern, magnitudes, in_use, threshold, context)
-        p.threshold.assign(threshold)
-        self._leave(p, weights, in_use, mask)
-
-    def _by_rule(self, pattern, weights, in_use, threshold, context):
-        """Mask and threshold by the rule; traced, which takes tensors only, except where eager rules see numbers."""
-        traced = self._lists.update_mask[pattern]
-        update_mask = functools.partial(self._update_mask, pattern) if is_concrete(weights) else traced
-        return update_mask(weights, in_use, threshold, context)
-
-    def _leave(self, p, weights, in_use, mask):
-        """Leave a variable masked in the model, its dense weights in their slot."""
-        # Without a dense copy a weight that comes back begins at zero.
-        kept = mask if self.keeps_dense_weights else ops.logical_and(mask, in_use)
-        if p.dense is not None:
-            p.dense.assign(weights)
-        p.mask.assign(mask)
-        p.variable.assign(ops.where(kept, weights, ops.zeros((), weights.dtype)))  # a scalar: no pass over the memory
-
-    def _new_state(self, p, weights, context):
-        """The state of a variable after this step, which is kept."""
-        state = self._observed(weights, read(p.mask), context, read(p.state))
-        p.state.assign(state)
-        return state
-
-    def _observed(self, weights, mask, context, state):
-        """The state after a step; a step that was not made, or gave no finite numbers, leaves it as it was."""
-        after = self.observe(weights, mask, context._replace(state=state))
-        return ops.where(ops.logical_and(context.stepped, ops.isfinite(after)), after, state)
-
-    def _with_global_sparsities(self, contexts, sparsity):
-        """Contexts with the sparsity of each variable by the scores of all."""
-
-        def scores():
-            units = []
-            for context, p, pattern in zip(contexts, self.pruned, self._lists.patterns, strict=True):
-                state = None if p.state is None else ops.convert_to_tensor(p.state)
-                weights = ops.cast(ops.convert_to_tensor(p.variable), "float32")
-                context = context._replace(state=state, pattern=pattern)
-                units.append(pattern.pool(self.scores(weights, ops.convert_to_tensor(p.mask), context)))
-            return units
-
-        shapes = [tuple(p.variable.shape) for p in self.pruned]
-        pairs = zip(shapes, self._lists.patterns, strict=True)
-        return self._with_shares(contexts, sparsity, [math.prod(s) // pattern.count(s) for s, pattern in pairs], scores)
-
-    def _with_shares(self, contexts, sparsity, sizes, scores):
-        """Contexts with the sparsities of a distribution by scores, which are computed only when masks are due."""
-        shares = ops.cond(
-            contexts[0].update_now,
-            lambda: ops.stack(self.distribution.sparsities(sparsity, scores(), sizes)),
-            lambda: ops.zeros((len(contexts),)),
-        )
-        return [context._replace(sparsity=shares[i]) for i, context in enumerate(contexts)]
 
     def _is_included(self, variable):
         if isinstance(self.include, str):

@@ -150,9 +150,11 @@ class Channels(Pattern):
         aggregate: of coupled channels: a group's score is the "mean" over its places in all kernels of their mean
             scores there, the "sum" over all its weights, or the mean after each kernel's scores are divided by their
             2-norm, "norm".
+        keep_residual: of coupled channels: whether those that an Add gives stay whole, so that only channels inside of
+            residual blocks are cut.  Sparsities are then fractions of the channels that are left to cut.
 
     Example:
-        >>> rc.prune(model, 0.5, pattern=rc.Channels(coupled=True))
+        >>> rc.prune(model, 0.5, pattern=rc.Channels(coupled=True, keep_residual=True))
         >>> small = rc.shrink(model)
     """
 
@@ -160,12 +162,15 @@ class Channels(Pattern):
     coupled: bool = False
     round_to: int = 1
     aggregate: str = "mean"
+    keep_residual: bool = False
 
     def __post_init__(self):
         check_at_least("round_to", self.round_to, 1)
         check_choice("aggregate", self.aggregate, ("mean", "sum", "norm"))
         if self.coupled and self.axis is not None:
             raise InvalidArgument(f"axis must be None for coupled channels. Received: axis={self.axis}")
+        if self.keep_residual and not self.coupled:
+            raise InvalidArgument("keep_residual must go with coupled=True. Received: coupled=False")
         if isinstance(self.axis, list):  # as JSON gives it back
             object.__setattr__(self, "axis", tuple(self.axis))
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from tf_robustcomp.backend import keras_private
 from tf_robustcomp.pruning import layer_inputs
-from tf_robustcomp.pruning.one_shot import read
+from tf_robustcomp.pruning.kernels import read
 from tf_robustcomp.utils.checks import check_at_least
 from tf_robustcomp.utils.errors import InvalidArgument
 

@@ -1,19 +1,9 @@
-"""Recipes that train and prune in turns: iterative magnitude pruning with rewinding, as in lottery tickets.
-
-A folder that keeps the rounds holds::
-
-    config.json       the settings, and the shapes of the model's variables
-    rewind.npz        the state at the epoch to which rounds rewind
-    round-<r>.npz     the state at the end of round r: variables, those of the optimizer, masks
-    round-<r>.json    sparsity and history of round r; written last, its presence means that the round has finished
-"""
+"""Recipes that train and prune in turns: iterative magnitude pruning with rewinding, as in lottery tickets."""
 
 import contextlib
 import dataclasses
 import json
-import math
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,80 +12,23 @@ import numpy as np
 
 from tf_robustcomp.backend import keras_private
 from tf_robustcomp.pruning import layer_inputs, schedules
-from tf_robustcomp.pruning.one_shot import check_sparsity, chosen_variables, prune, read, rising_sparsities
+from tf_robustcomp.pruning.kernels import check_sparsity, chosen_variables, read, rising_sparsities
+from tf_robustcomp.pruning.one_shot import prune
 from tf_robustcomp.pruning.optimizer import as_optimizer
+from tf_robustcomp.pruning.pruning_rounds import (
+    REWIND,
+    IterativePruningReport,
+    PruningRound,
+    RoundsFolder,
+    RoundState,
+    arrays_name,
+)
 from tf_robustcomp.pruning.rules import MagnitudePruning
-from tf_robustcomp.utils import documents, files, table
 from tf_robustcomp.utils.checks import check_at_least
-from tf_robustcomp.utils.errors import DataError, InvalidArgument, RunError
+from tf_robustcomp.utils.errors import InvalidArgument
 
-LOCK, CONFIG, REWIND = ".lock", "config.json", "rewind.npz"
 REWINDS = ("weights", "learning_rate", None)
 NEVER = 2**31 - 1  # a step that no training reaches: masks are never computed again
-
-
-@dataclasses.dataclass(frozen=True)
-class PruningRound:
-    """One round of `iterative_pruning`.
-
-    Attributes:
-        number: of the round; 0 is the training of the dense model.
-        sparsity: fraction of zeros in the kernels that are pruned.
-        history: what ``fit`` reports by name: a value for each epoch.
-    """
-
-    number: int
-    sparsity: float
-    history: dict[str, list[float]]
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """Values of the last epoch by name."""
-        return {name: values[-1] for name, values in self.history.items() if values}
-
-
-@dataclasses.dataclass(frozen=True)
-class IterativePruningReport:
-    """The rounds of `iterative_pruning`, the dense model first; prints as a table."""
-
-    rounds: tuple[PruningRound, ...]
-
-    def __str__(self):
-        names = list(dict.fromkeys(name for one in self.rounds for name in one.metrics))
-        rows = [
-            (one.number, f"{one.sparsity:.4f}", *(f"{one.metrics.get(name, math.nan):.4g}" for name in names))
-            for one in self.rounds
-        ]
-        return table.text(("round", "sparsity", *names), rows)
-
-
-@dataclasses.dataclass(frozen=True)
-class _State:
-    """All that a round hands to the next: values of the model's and the optimizer's variables, and masks."""
-
-    variables: list
-    optimizer: list
-    masks: list
-
-    def save(self, path):
-        named = {
-            f"{field.name}-{i}": array
-            for field in dataclasses.fields(self)
-            for i, array in enumerate(getattr(self, field.name))
-        }
-        with files.replacing(path) as temporary:
-            np.savez(temporary, **named)
-
-    @classmethod
-    def load(cls, path):
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                lists: dict[str, list] = {field.name: [] for field in dataclasses.fields(cls)}
-                for name in archive.files:
-                    lists[name.rpartition("-")[0]].append(archive[name])
-            return cls(**lists)
-        except Exception as error:  # whatever a damaged archive makes zipfile and NumPy say
-            raise DataError(f"{path}: cannot be read ({type(error).__name__}); delete the folder") from None
 
 
 def iterative_pruning(
@@ -138,7 +71,7 @@ def iterative_pruning(
         include, distribution, pattern: see `prune`.
         folder: where each finished round is kept; a second call goes on after the last one.  None keeps nothing.
         seed: of every round, from which ``keras.utils.set_random_seed`` is set; with one, and data that come in the
-            same order, a call that goes on ends on TensorFlow in the same bits as one never stopped.  None sets none.
+            same order, a call that goes on ends in the same bits as one never stopped.  None sets none.
         **fit: further arguments of ``fit``, such as ``batch_size``, ``validation_data`` and ``callbacks``.
 
     Returns:
@@ -159,7 +92,7 @@ def iterative_pruning(
     before = [read(variable) for variable in model.variables]
     optimizer = model.optimizer
     try:
-        with _Folder.opened(folder, recipe) as kept:
+        with RoundsFolder.opened(folder, len(recipe.sparsities), recipe.description) as kept:
             return recipe.run(kept)
     except BaseException:
         for variable, value in zip(model.variables, before, strict=True):
@@ -198,6 +131,7 @@ class _Recipe:
     """The order of the rounds, and what each does to the model."""
 
     seed: int | None = None
+    number = 0  # of the present round
 
     def __init__(
         self, model, data, fit, sparsity, rounds, epochs, rewind, rewind_epoch, include, distribution, pattern
@@ -231,12 +165,12 @@ class _Recipe:
     def run(self, kept):
         """Train and prune all rounds that are not finished; return the report."""
         done = kept.rounds()
-        start, end = (kept.load(REWIND), kept.load(_arrays(len(done) - 1))) if done else (None, None)
+        start, end = (kept.load(REWIND), kept.load(arrays_name(len(done) - 1))) if done else (None, None)
         if end is not None:
             self._equip(end)
         for number in range(len(done), len(self.sparsities)):
-            if self.seed is not None:
-                keras.utils.set_random_seed(zlib.crc32(f"{self.seed} {number}".encode()))
+            self.number = number
+            self._set_seed()
             if number == 0:
                 start, history = self._train_dense()
                 kept.save(REWIND, start)
@@ -244,13 +178,19 @@ class _Recipe:
                 history = self._train_sparse(number, start, end)
             end = self._state()
             done.append(PruningRound(number, _sparsity(end.masks), history))
-            kept.save(_arrays(number), end)
+            kept.save(arrays_name(number), end)
             kept.add(done[-1])
         return IterativePruningReport(tuple(done))
 
+    def _set_seed(self, logs=None):
+        if self.seed is not None:
+            keras.utils.set_random_seed(zlib.crc32(f"{self.seed} {self.number}".encode()))
+
     def _train_dense(self):
         """Train from the present weights; return the state to which rounds rewind, and the history."""
-        self._equip(_State([read(v) for v in self.model.variables], [], [np.ones(v.shape, bool) for v in self.chosen]))
+        self._equip(
+            RoundState([read(v) for v in self.model.variables], [], [np.ones(v.shape, bool) for v in self.chosen])
+        )
         if self.rewind_epoch == 0:
             return self._state(), self._fit(0, self.epochs)
         keeper = _KeepState(self.rewind_epoch, self._state)
@@ -280,7 +220,9 @@ class _Recipe:
         return self._fit(first, first + length)
 
     def _fit(self, first, last, *callbacks):
-        options = self.fit | {"callbacks": [*(self.fit.get("callbacks") or ()), *callbacks]}
+        # The first fit of a process may draw an order of the data to build the metrics; it must not move the others.
+        seeded = keras.callbacks.LambdaCallback(on_train_begin=self._set_seed)
+        options = self.fit | {"callbacks": [seeded, *(self.fit.get("callbacks") or ()), *callbacks]}
         history = self.model.fit(**self.data, **options, initial_epoch=first, epochs=last).history
         return {name: [float(value) for value in values] for name, values in history.items()}
 
@@ -307,7 +249,7 @@ class _Recipe:
         """The present state."""
         optimizer = as_optimizer(self.model.optimizer)
         masks = {id(p.variable): read(p.mask).astype(bool) for p in optimizer.pruned}
-        return _State(
+        return RoundState(
             [_plain(variable) for variable in self.model.variables],
             [_plain(variable) for variable in optimizer.inner_optimizer.variables],
             [masks[id(v)] if id(v) in masks else read(v) != 0 for v in self.chosen],  # frozen ones have no slots
@@ -324,64 +266,6 @@ class _KeepState(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if epoch + 1 == self.epoch and self.model is not None:  # under JAX, asking for the model updates its variables
             self.state = self._get()
-
-
-class _Folder:
-    """The finished rounds in a folder, or nowhere."""
-
-    def __init__(self, path):
-        self.path = path
-
-    @classmethod
-    @contextlib.contextmanager
-    def opened(cls, path: Any, recipe: _Recipe) -> Iterator["_Folder"]:
-        """Open a folder as its only user; refuse one of other settings."""
-        if path is None:
-            yield cls(None)
-            return
-        path = files.folder(path)
-        names = [name for r in range(len(recipe.sparsities)) for name in (_arrays(r), _facts(r))]
-        files.check_no_links(path, (LOCK, CONFIG, REWIND, *names))
-        files.check_ours(path, CONFIG, (REWIND, *names))
-        with files.locked(path / LOCK, f"{path}: another process prunes in this folder; wait for it or choose another"):
-            files.remove_leftovers(path)
-            described = recipe.description
-            if (path / CONFIG).is_file():
-                found = documents.read(path / CONFIG, dict[str, Any])
-                other = sorted(name for name in described if found.get(name) != described[name])
-                if other:
-                    raise RunError(
-                        f"{path}: holds rounds with another {', '.join(other)}; choose another folder or delete it"
-                    )
-            else:
-                files.write_json(path / CONFIG, described)
-            yield cls(path)
-
-    def rounds(self):
-        """The rounds that have finished, without a gap."""
-        found: list[PruningRound] = []
-        while self.path is not None and (self.path / _facts(len(found))).is_file():
-            found.append(documents.read(self.path / _facts(len(found)), PruningRound))
-        return found
-
-    def load(self, name):
-        return _State.load(self.path / name)
-
-    def save(self, name, state):
-        if self.path is not None:
-            state.save(self.path / name)
-
-    def add(self, one):
-        if self.path is not None:
-            files.write_json(self.path / _facts(one.number), dataclasses.asdict(one))
-
-
-def _arrays(number):
-    return f"round-{number}.npz"
-
-
-def _facts(number):
-    return f"round-{number}.json"
 
 
 def _replace(model, optimizer):

@@ -13,7 +13,8 @@ import keras
 import numpy as np
 
 from tf_robustcomp.backend import keras_private
-from tf_robustcomp.pruning import distributions, layer_inputs, one_shot, patterns
+from tf_robustcomp.pruning import distributions, layer_inputs, one_shot, one_shot_methods, patterns
+from tf_robustcomp.pruning.kernels import Kernel, chosen_variables, planned, read
 from tf_robustcomp.pruning.sensitivity_report import SensitivityReport, SensitivityRow
 from tf_robustcomp.utils import checks, documents, files
 from tf_robustcomp.utils.errors import InvalidArgument
@@ -68,10 +69,10 @@ def sensitivity(
     sparsities = _check_sparsities(sparsities)
     batch_size = checks.check_at_least("batch_size", batch_size, 1)
     name = method if isinstance(method, str) else type(method).__name__
-    method, pattern = one_shot.get(method), patterns.get(pattern)
+    method, pattern = one_shot_methods.get(method), patterns.get(pattern)
     if getattr(pattern, "coupled", False):
         raise InvalidArgument("pattern must cut single kernels. Received: coupled channels")
-    variables = one_shot.chosen_variables(model, include)
+    variables = chosen_variables(model, include)
     _check_paths(variables)
     kernels = _planned(variables, sparsities, method, pattern)
     if method.needs_data:
@@ -101,8 +102,8 @@ def sensitivity(
 def _planned(variables, sparsities, method, pattern):
     """The kernels at every sparsity, in a list for each variable, all checked."""
     uniform = distributions.Uniform()
-    planned = [one_shot.planned(variables, sparsity, method, uniform, pattern) for sparsity in sparsities]
-    return list(zip(*planned, strict=True))
+    plans = [planned(variables, sparsity, method, uniform, pattern) for sparsity in sparsities]
+    return list(zip(*plans, strict=True))
 
 
 def _due(kernels, points, verbose):
@@ -121,7 +122,7 @@ def _report(points, kernels, examples, method):
     return SensitivityReport(rows, unpruned, points.greater_is_better, examples, method)
 
 
-def _place(kernel: one_shot.Kernel) -> tuple[str, float]:
+def _place(kernel: Kernel) -> tuple[str, float]:
     return kernel.variable.path, kernel.sparsity
 
 
@@ -205,7 +206,7 @@ def _key(model, examples, method, pattern, calibration, batch_size):
     weights = hashlib.sha256()
     for variable in model.weights:
         weights.update(variable.path.encode())
-        _add(weights, [one_shot.read(variable)])
+        _add(weights, [read(variable)])
     with contextlib.suppress(Exception):  # a model of the user's own need not have a configuration
         weights.update(json.dumps(model.get_config(), sort_keys=True).encode())
     compiled = model.get_compile_config() or {}
@@ -224,7 +225,7 @@ def _evaluating(model: Any, variables: list, arguments: dict[str, Any]) -> Itera
 
     Seeds and states go back, too, so that no value depends on those measured before it.
     """
-    before = {id(variable): (variable, one_shot.read(variable)) for variable in model.variables}
+    before = {id(variable): (variable, read(variable)) for variable in model.variables}
     chosen = {id(variable) for variable in variables}
     state = [key for key, (variable, _) in before.items() if not variable.trainable and key not in chosen]
 
@@ -248,11 +249,8 @@ def _evaluating(model: Any, variables: list, arguments: dict[str, Any]) -> Itera
 
 def _unpruned(model, evaluate):
     """The metrics of the model as it is, and of each whether greater is better."""
-    try:
+    with layer_inputs.errors_in_a_line():
         values = evaluate()
-    except Exception as error:  # whatever a layer, a loss or a backend says of data
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise InvalidArgument(f"data must fit the model. Received: {reason}") from error
     if not values:
         raise InvalidArgument("model must be compiled with a loss or a metric that is one number. Received: none")
     better = {"up": True, "down": False}

@@ -5,11 +5,11 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from tf_robustcomp.backend import keras_private
 from tf_robustcomp.backend.inner import innermost
 from tf_robustcomp.pruning.channels import ChannelGraph, attribute_of
+from tf_robustcomp.pruning.kernels import read
 from tf_robustcomp.pruning.optimizer import as_optimizer
 
 
@@ -82,7 +82,7 @@ class _Smaller:
         """Give a copy the weights that are left."""
         shift = self._shift(layer)
         for old, new, cut in self._pairs(layer, copy):
-            new.assign(cut(_copied(old)))
+            new.assign(cut(read(old)))
         if shift is not None:
             copy.bias.assign(copy.bias + shift.astype(copy.bias.dtype))
 
@@ -171,10 +171,5 @@ def _carry_slots(old, new, pairs):
         for variable, slot in zip(keras_private.trained_variables(old), values, strict=True):
             other, cut = cuts.get(id(variable), (None, None))
             if slot is not None and id(other) in places and slots[name][places[id(other)]] is not None:
-                slots[name][places[id(other)]].assign(cut(_copied(slot)))
-    new.iterations.assign(_copied(old.iterations))
-
-
-def _copied(variable):
-    """The values of a variable in memory of their own: JAX gives away the buffers of a model that it trains."""
-    return np.array(ops.convert_to_numpy(variable))
+                slots[name][places[id(other)]].assign(cut(read(slot)))
+    new.iterations.assign(read(old.iterations))

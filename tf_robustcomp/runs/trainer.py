@@ -29,7 +29,7 @@ def train_run(
     Args:
         command: name of the command.
         settings: dataclass with ``train_dir``, ``log_steps``, ``checkpoint_steps`` and the fields of
-            `cli.settings.DeviceSettings`.
+            `cli.settings.common.DeviceSettings`.
         load: function that returns the training data, a tuple of arrays of one length.
         build: function of the data that returns the compiled model a new run starts with.
         batches_from: function of the data and a step that returns endless batches from that step on.

@@ -19,7 +19,7 @@ POLL_SECONDS = 1.0
 
 
 def pool_for(settings: Any, folder: Path) -> Any:
-    """Return the pool that `cli.settings.ExecutorSettings` ask for, for the study in a folder."""
+    """Return the pool that `cli.settings.studies.ExecutorSettings` ask for, for the study in a folder."""
     if settings.executor == "local":
         return LocalPool(settings.jobs)
     from tf_robustcomp.scheduling.ray_pool import RayPool  # Ray is optional

@@ -4,7 +4,7 @@
 part of CIFAR-10, with schedules scaled to it.  ``smoke``: minutes, on the embedded digits.
 """
 
-from tf_robustcomp.cli.settings import pruned_directory, trained_directory
+from tf_robustcomp.cli.settings.networks import pruned_directory, trained_directory
 from tf_robustcomp.scheduling.task import Task
 
 PROPORTIONS = (0.0, 0.3, 0.5, 0.7, 1.0)
