@@ -232,6 +232,12 @@ class BoundSettings(DeviceSettings):
     levels: int = field(31, "values of a coded number, odd", minimum=3, maximum=255)
     bit_weights: tuple[float, ...] = field((3.0,), "weights of the code length in the loss; a grid", minimum=0)
     seeds: tuple[int, ...] = field((0,), "seeds of the weights and of the subspace; a grid", minimum=0, maximum=65535)
+    compared: int = field(
+        32,
+        "kinds of network that were compared on such data before this one was chosen; log2 of it is paid for",
+        operational=True,
+        minimum=1,
+    )
     prior_share: float = field(
         0.0,
         "train the beginning on this fraction of the images, and code and bound the change on the rest",
