@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from tf_robustcomp.backend import inner, keras_private
-from tf_robustcomp.backend.gradients import apply_gradients, numpy_values
+from tf_robustcomp.backend.gradients import apply_gradients, at_once, numpy_values
 from tf_robustcomp.backend.replicas import replicas, update_on_every_replica
 from tf_robustcomp.backend.wrapper import WrappingOptimizer
 from tf_robustcomp.bounds.code import PER_OCTAVE, STEPS, ZERO_STEP
@@ -105,7 +105,8 @@ class CodedOptimizer(WrappingOptimizer):
             one.exclude_from_weight_decay([self._trained[-1]])
         self.inner_optimizer.build(list(self._trained))
         keras_private.mark_built(self, variables)
-        self._write(*variables)
+        with at_once():  # so that the first step has its gradient at the quantised weights
+            self._write(*variables)
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
         """One step of the inner optimizer on latents and step sizes, whose values the model then has."""

@@ -232,6 +232,7 @@ class BoundSettings(DeviceSettings):
     levels: int = field(31, "values of a coded number, odd", minimum=3, maximum=255)
     bit_weights: tuple[float, ...] = field((3.0,), "weights of the code length in the loss; a grid", minimum=0)
     seeds: tuple[int, ...] = field((0,), "seeds of the weights and of the subspace; a grid", minimum=0, maximum=65535)
+    start: str = field("", "begin with the weights of this coded network (.rcnb), of the same sizes", path=True)
     compared: int = field(
         32,
         "kinds of network that were compared on such data before this one was chosen; log2 of it is paid for",
@@ -264,6 +265,8 @@ class BoundSettings(DeviceSettings):
         """Refuse settings that do not fit together."""
         if self.levels % 2 == 0:
             raise InvalidArgument(f"--levels must be odd. Received: {self.levels}")
+        if self.start and (self.prior_share or self.method == "subspace"):
+            raise InvalidArgument("--start needs --method=quantize and no --prior-share: the code holds all weights")
         for name in ("bit_weights", "seeds"):
             if not getattr(self, name) or len(set(getattr(self, name))) < len(getattr(self, name)):
                 raise InvalidArgument(f"{spelled(name)} must be numbers, each once. Received: {getattr(self, name)}")

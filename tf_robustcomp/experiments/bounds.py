@@ -174,6 +174,8 @@ def _coded(begin):
     def build(settings, examples, steps, shape, classes):
         model, _ = _network(settings, shape, classes)
         options: dict = {"bit_weight": settings.bit_weights[0], "levels": settings.levels}
+        if settings.start:
+            load_code(settings.start, model)
         if begin:
             model.set_weights(load_trained(begin).get_weights())
             options["begin"] = "model"
