@@ -105,15 +105,15 @@ class CodedOptimizer(WrappingOptimizer):
             one.exclude_from_weight_decay([self._trained[-1]])
         self.inner_optimizer.build(list(self._trained))
         keras_private.mark_built(self, variables)
-        with at_once():  # so that the first step has its gradient at the quantised weights
-            self._write(*variables)
+        self._write(*variables)
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
         """One step of the inner optimizer on latents and step sizes, whose values the model then has."""
         if len(grads) == 0:  # as Keras does where all is frozen
             return
         if not self.built:
-            self.build(list(trainable_variables))
+            with at_once():  # so that the first step has its gradient at the quantised weights
+                self.build(list(trainable_variables))
         variables = keras_private.trained_variables(self)
         given = {
             keras_private.variable_key(self, variable): grad

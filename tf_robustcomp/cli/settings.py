@@ -228,6 +228,9 @@ class BoundSettings(DeviceSettings):
     repeats: int = field(6, "times its convolutions are used", minimum=1, maximum=16)
     stages: int = field(2, "image sizes that it sees", minimum=1, maximum=4)
     shared: bool = field(True, "use the same convolutions each time; --noshared gives each block its own")
+    views: int = field(
+        1, "mean of the logits over views^2 copies of the image, shifted by pixels", minimum=1, maximum=4
+    )
     dim: int = field(1000, "dimensions of the subspace", minimum=1, maximum=65535)
     levels: int = field(31, "values of a coded number, odd", minimum=3, maximum=255)
     bit_weights: tuple[float, ...] = field((3.0,), "weights of the code length in the loss; a grid", minimum=0)

@@ -150,7 +150,7 @@ def _described(model):
 
 def _network(settings, shape, classes):
     keras.utils.set_random_seed(settings.seeds[0])
-    sizes = {name: getattr(settings, name) for name in ("width", "repeats", "stages", "shared")}
+    sizes = {name: getattr(settings, name) for name in ("width", "repeats", "stages", "shared", "views")}
     return compact_network(shape, classes, **sizes), sizes
 
 
