@@ -1,4 +1,5 @@
 import csv
+import re
 from pathlib import Path
 
 import keras
@@ -6,6 +7,8 @@ import pytest
 
 import tf_robustcomp as rc
 from tf_robustcomp import bound
+from tf_robustcomp.cli.settings import BoundSettings
+from tf_robustcomp.experiments import bounds
 from tf_robustcomp.networks import compact_network
 
 pytestmark = pytest.mark.tensorflow_only
@@ -23,13 +26,15 @@ def test_a_grid_is_paid_for_and_each_file_is_what_was_bounded(tmp_path, capsys):
     assert [row["network"] for row in found] == ["w1-s0", "w1-s1", "w4-s0", "w4-s1"]
     for row in found:
         file = tmp_path / row["network"] / "network.rcnb"
-        assert float(row["bits"]) == rc.code_bits(file) + 2  # log2 of 4 points
+        assert float(row["bits"]) == rc.code_bits(file) + 7  # log2 of 4 points and 32 networks
         expected = rc.generalization_bound(float(row["training_error"]), float(row["bits"]), 300)
         assert float(row["bound"]) == pytest.approx(expected)
         assert row["verdict"] == "vacuous"
     assert (tmp_path / "bounds.png").is_file()
     first = capsys.readouterr().out
-    assert "prior fixed before the data" in first and "values" in first and "grid 2.0 more" in first
+    assert "prior fixed before the data" in first and "values" in first and "choices 7.0 more" in first
+    (hint,) = [line for line in first.splitlines() if line.startswith("vacuous: ")]
+    assert "more examples" in hint and "--epochs" in hint
     assert bound.main(flags) == 0  # all runs have finished: the same table again
     assert "has finished" in capsys.readouterr().out and rows(tmp_path) == found
 
@@ -37,8 +42,27 @@ def test_a_grid_is_paid_for_and_each_file_is_what_was_bounded(tmp_path, capsys):
 def test_a_subspace_from_a_data_dependent_prior(tmp_path, capsys):
     flags = [*SMALL, "--method=subspace", "--dim=20", "--prior-share=0.5", "--prior-epochs=1", "--bit-weights=1,2"]
     assert bound.main([*flags, f"--train-dir={tmp_path}"]) == 0
-    assert "data-dependent" in capsys.readouterr().out
+    assert "prior from the first images: data-dependent" in capsys.readouterr().out
     assert [row["examples"] for row in rows(tmp_path)] == ["150", "150"]
+
+
+def test_a_prior_that_nothing_was_changed_of_is_called_a_held_out_test(tmp_path, capsys):
+    flags = [*SMALL, "--prior-share=0.5", "--prior-epochs=1", "--bit-weights=1000", f"--train-dir={tmp_path}"]
+    assert bound.main(flags) == 0
+    assert "holds no change: a test on the held-out images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("error", "bits", "says"), [(0.95, 100, "no code is short enough"), (0.5, 2000, "below")])
+def test_a_vacuous_bound_says_what_would_make_it_hold(error, bits, says, capsys):
+    settings = BoundSettings()
+    row = {"training_error": error, "chance": 0.9, "bits": bits, "examples": 1000, "verdict": "vacuous"}
+    bounds._hint(settings, row)
+    line = capsys.readouterr().out
+    assert line.startswith("vacuous: ") and says in line and line.count("\n") == 1
+    if says == "below":
+        most, images = (int(word.replace(",", "")) for word in re.findall(r"[\d,]*\d", line))
+        assert rc.generalization_bound(error, most - 1, 1000) < 0.9 < rc.generalization_bound(error, most + 1, 1000)
+        assert rc.generalization_bound(error, bits, images + 1) < 0.9 < rc.generalization_bound(error, bits, images - 1)
 
 
 @pytest.mark.parametrize("kind", [".keras", ".rcsm", ".rcnb"])

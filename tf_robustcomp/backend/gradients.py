@@ -142,9 +142,14 @@ def read(variable: Any) -> Any:
     return value.detach() if BACKEND == "torch" else value
 
 
+def at_once() -> contextlib.AbstractContextManager:
+    """Return a context in which TensorFlow reads and assigns now, also while it traces a function."""
+    return tf.init_scope() if BACKEND == "tensorflow" else contextlib.nullcontext()
+
+
 def numpy_values(variables: Iterable) -> list[np.ndarray]:
     """Return the values of variables as arrays, also while TensorFlow traces a function that uses them."""
-    with tf.init_scope() if BACKEND == "tensorflow" else contextlib.nullcontext():
+    with at_once():
         return [keras.ops.convert_to_numpy(variable) for variable in variables]
 
 

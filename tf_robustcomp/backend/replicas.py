@@ -37,6 +37,11 @@ def update_on_every_replica(updates: Sequence[tuple[Callable, Any]]) -> None:
     keras_private.merge_replicas(merged)
 
 
+def replicas() -> int:
+    """Return the number of devices that share a batch here, 1 without a strategy."""
+    return tf.distribute.get_strategy().num_replicas_in_sync if BACKEND == "tensorflow" else 1
+
+
 def summed_over_replicas(tensors: list) -> list:
     """Return the sums of tensors over the replicas of a strategy; without one the tensors as they are."""
     if BACKEND != "tensorflow" or not tensors or not tf.distribute.has_strategy():

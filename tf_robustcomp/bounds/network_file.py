@@ -17,7 +17,12 @@ from tf_robustcomp.utils.errors import DataError, InvalidArgument
 
 METHODS = (("quantize", "zero"), ("quantize", "model"), ("subspace", "seed"), ("subspace", "model"))
 SHAPES = ((28, 28, 1, 10), (32, 32, 3, 10), (32, 32, 1, 10), (8, 8, 1, 10))  # of images and classes, in a bit each
-MOST_OF = {"width": 64, "repeats": 16, "stages": 4}  # of a compact network, in 12 bits; one more says what is shared
+MOST_OF = {
+    "width": 64,
+    "repeats": 16,
+    "stages": 4,
+    "views": 4,
+}  # of a compact network, in 14 bits; one says what is shared
 
 
 def save_code(model: keras.Model, path: str | Path, network: dict[str, int] | None = None) -> dict[str, float]:
@@ -30,8 +35,8 @@ def save_code(model: keras.Model, path: str | Path, network: dict[str, int] | No
     Args:
         model: compiled with such an optimizer, perhaps inside a LossScaleOptimizer, and trained.
         path: of the file.
-        network: arguments ``width``, ``repeats``, ``stages``, ``shared`` of the `compact_network` that the model is:
-            the file then needs no other one.  None: the architecture was fixed before the data, and is not coded.
+        network: the arguments that made the `compact_network` that the model is, but input shape and classes: the file
+            then needs no other one.  None: the architecture was fixed before the data, and is not coded.
 
     Raises:
         InvalidArgument: the optimizer is another one, or has not been built.
@@ -153,6 +158,7 @@ def _write_network(writer, model, network):
     writer.number("architecture", int(network is not None), 2)
     if network is None:
         return
+    network = {"views": 1, **network}
     shape = (*model.input_shape[1:], model.output_shape[-1])
     writer.number("architecture", SHAPES.index(shape) if shape in SHAPES else len(SHAPES), len(SHAPES) + 1)
     if shape not in SHAPES:

@@ -10,7 +10,8 @@ import numpy as np
 from keras import ops
 
 from tf_robustcomp.backend import inner, keras_private
-from tf_robustcomp.backend.gradients import apply_gradients, numpy_values
+from tf_robustcomp.backend.gradients import apply_gradients, at_once, numpy_values
+from tf_robustcomp.backend.replicas import replicas, update_on_every_replica
 from tf_robustcomp.backend.wrapper import WrappingOptimizer
 from tf_robustcomp.bounds.code import PER_OCTAVE, STEPS, ZERO_STEP
 from tf_robustcomp.utils.checks import check_at_least, check_choice
@@ -104,14 +105,15 @@ class CodedOptimizer(WrappingOptimizer):
             one.exclude_from_weight_decay([self._trained[-1]])
         self.inner_optimizer.build(list(self._trained))
         keras_private.mark_built(self, variables)
-        self._write(variables)
+        self._write(*variables)
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
         """One step of the inner optimizer on latents and step sizes, whose values the model then has."""
         if len(grads) == 0:  # as Keras does where all is frozen
             return
         if not self.built:
-            self.build(list(trainable_variables))
+            with at_once():  # so that the first step has its gradient at the quantised weights
+                self.build(list(trainable_variables))
         variables = keras_private.trained_variables(self)
         given = {
             keras_private.variable_key(self, variable): grad
@@ -123,12 +125,12 @@ class CodedOptimizer(WrappingOptimizer):
             for g, v in zip(found, variables, strict=True)
         ]
         apply_gradients(self.inner_optimizer, self._gradients(self.pull_back(gradients)), list(self._trained))
-        self._write(variables)
+        update_on_every_replica([(self._write, variables)])
         keras_private.count_step(self)
 
     def _gradients(self, slopes):
         """Gradients of latents and of the binary logarithms of the step sizes, given those of the values."""
-        price = self.bit_weight * math.log(2) / self.examples
+        price = self.bit_weight * math.log(2) / self.examples / replicas()  # whose gradients are summed
         of_latents, of_steps = [], []
         for latent, slope, (number, step) in zip(self._trained, slopes, self._quantised(), strict=False):
             scaled = ops.convert_to_tensor(latent) / step
@@ -153,7 +155,7 @@ class CodedOptimizer(WrappingOptimizer):
             pairs.append((ops.clip(ops.round(ops.convert_to_tensor(latent) / steps[i]), -most, most), steps[i]))
         return pairs
 
-    def _write(self, variables):
+    def _write(self, *variables):
         weights = self.weights_of([number * step for number, step in self._quantised()])
         for variable, weight in zip(variables, weights, strict=True):
             variable.assign(ops.cast(ops.reshape(weight, variable.shape), variable.dtype))

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from tf_robustcomp.backend.gradients import read
-from tf_robustcomp.bounds.kl import KINDS, generalization_bound
+from tf_robustcomp.bounds.kl import KINDS, generalization_bound, kl, least_bits
 from tf_robustcomp.bounds.network_file import code_bits, coded_optimizer, load_code, save_code
 from tf_robustcomp.bounds.optimizers import Quantize, Subspace
 from tf_robustcomp.data.batches import evaluation_batches, scaled, training_batches
@@ -31,7 +31,7 @@ COLUMNS = ("network", "bits", "training_error", "test_error", "bound", "binomial
 
 
 def of_grid(command: str, settings: Any) -> None:
-    """Train a network for each point of the grid, bound each, and write bounds.csv; the grid is paid for.
+    """Train a network for each point of the grid, bound each, and write bounds.csv; what was chosen is paid for.
 
     Args:
         command: name of the command.
@@ -44,6 +44,7 @@ def of_grid(command: str, settings: Any) -> None:
         if not 0 < first < len(data["train"][0]):
             raise InvalidArgument(f"--prior-share must leave images on both sides. Received: {settings.prior_share}")
     grid = [(weight, seed) for weight in settings.bit_weights for seed in settings.seeds]
+    chosen_bits = math.log2(len(grid) * settings.compared)
     rows = []
     for weight, seed in grid:
         name = f"w{weight:g}-s{seed}"
@@ -54,12 +55,13 @@ def of_grid(command: str, settings: Any) -> None:
             _train(command, prior, path / f"prior-s{seed}", data, slice(0, first), _prior, settings.prior_epochs)
         begin = path / f"prior-s{seed}" if first else None
         _train(command, own, path / name, data, slice(first, None), _coded(begin), settings.epochs)
-        rows.append(_row(own, path / name, data, slice(first, None), begin, math.log2(len(grid))))
+        rows.append(_row(own, path / name, data, slice(first, None), begin, chosen_bits))
     best = min(rows, key=lambda row: row["bound"])
     table.write_csv(Path(settings.train_dir) / "bounds.csv", rows)
     draw(Path(settings.train_dir) / "bounds.png", rows)
     _print(rows, "prior from the first images: data-dependent" if first else "prior fixed before the data")
     print(f"best: {best['network']}, true error at most {best['bound']:.4f} with probability {1 - settings.delta:g}")
+    _hint(settings, best)
 
 
 def draw(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -99,12 +101,15 @@ def of_model(settings: Any) -> None:
             file = Path(folder) / f"network{SPARSE}"
             save_sparse(load_trained(path), file)
             model, bits = load_sparse(file), 8 * file.stat().st_size
+    bits += math.log2(settings.compared)
     shape = tuple(data["train"][0].shape[1:])
     if tuple(model.input_shape[1:]) != shape:
         raise InvalidArgument(
             f"--data must hold images {tuple(model.input_shape[1:])} for this network. Found: {shape}"
         )
-    _print([_bounds(settings, path.name, model, bits, data, slice(None))], "if its architecture was fixed before")
+    row = _bounds(settings, path.name, model, bits, data, slice(None))
+    _print([row], f"if its architecture was fixed before, but for a choice of {settings.compared}")
+    _hint(settings, row)
 
 
 def _labelled(settings):
@@ -145,7 +150,7 @@ def _described(model):
 
 def _network(settings, shape, classes):
     keras.utils.set_random_seed(settings.seeds[0])
-    sizes = {name: getattr(settings, name) for name in ("width", "repeats", "stages", "shared")}
+    sizes = {name: getattr(settings, name) for name in ("width", "repeats", "stages", "shared", "views")}
     return compact_network(shape, classes, **sizes), sizes
 
 
@@ -169,6 +174,8 @@ def _coded(begin):
     def build(settings, examples, steps, shape, classes):
         model, _ = _network(settings, shape, classes)
         options: dict = {"bit_weight": settings.bit_weights[0], "levels": settings.levels}
+        if settings.start:
+            load_code(settings.start, model)
         if begin:
             model.set_weights(load_trained(begin).get_weights())
             options["begin"] = "model"
@@ -182,15 +189,17 @@ def _coded(begin):
     return build
 
 
-def _row(settings, path, data, rows, begin, grid_bits):
+def _row(settings, path, data, rows, begin, chosen_bits):
     """Write the file of a run's network, read it back, and bound what was read."""
     model, file = Run(path).load_model(), path / f"network{CODE}"
     _, sizes = _network(settings, data["train"][0].shape[1:], _classes(data))
     parts = save_code(model, file, sizes)
     shown = ", ".join(f"{name} {bits:.0f}" for name, bits in parts.items() if name != "total")
-    print(f"{file}: {parts['total']:.0f} bits ({shown}, grid {grid_bits:.1f} more)", flush=True)
+    print(f"{file}: {parts['total']:.0f} bits ({shown}, choices {chosen_bits:.1f} more)", flush=True)
+    if begin and not any(numbers.any() for numbers in coded_optimizer(model.optimizer).symbols()[0]):
+        print(f"{file} holds no change: a test on the held-out images, which says nothing about compression")
     model = load_code(file, load_trained(begin) if begin else None)
-    return _bounds(settings, path.name, model, code_bits(file) + grid_bits, data, rows)
+    return _bounds(settings, path.name, model, code_bits(file) + chosen_bits, data, rows)
 
 
 def _bounds(settings, name, model, bits, data, rows):
@@ -211,6 +220,20 @@ def _bounds(settings, name, model, bits, data, rows):
         "chance": chance,
         "verdict": "vacuous" if found["occam"] >= chance else "holds",
     }
+
+
+def _hint(settings, row):
+    """Say what would make a vacuous bound hold; the bits at which it would are those that any such network needs."""
+    error, chance = row["training_error"], row["chance"]
+    if row["verdict"] == "holds" or settings.proportion_random == 1:
+        return
+    needs = "at such a training error no code is short enough"
+    if bits := least_bits(error, chance, row["examples"], settings.delta):
+        nats = row["bits"] * math.log(2) - math.log(settings.delta)
+        needs = (
+            f"at this training error it holds below {bits:,.0f} bits, or with {nats / kl(error, chance):,.0f} examples"
+        )
+    print(f"vacuous: {needs}; what helps: longer training (--epochs), fewer bits (--bit-weights), more examples")
 
 
 def _error(model, images, labels):

@@ -22,6 +22,7 @@ def compact_network(
     repeats: int = 6,
     stages: int = 2,
     shared: bool = True,
+    views: int = 1,
 ) -> keras.Model:
     """Return a residual network whose blocks share one depthwise and one pointwise convolution.
 
@@ -37,6 +38,8 @@ def compact_network(
         repeats: number of blocks.
         stages: number of image sizes.
         shared: whether all blocks have the same convolutions; without, each has its own.
+        views: the logits are means over views^2 copies of the image, shifted by 0 to views - 1 pixels down and right.
+            They take no code, and the time of as many networks; while training there is one copy.
 
     Returns:
         Functional ``keras.Model``: (n, height, width, channels) -> logits (n, classes).
@@ -44,10 +47,11 @@ def compact_network(
     Raises:
         InvalidArgument: an argument is below 1, or the width is too large.
     """
-    for name, value in {"width": width, "repeats": repeats, "stages": stages}.items():
+    for name, value in {"width": width, "repeats": repeats, "stages": stages, "views": views}.items():
         check_at_least(name, value, 1)
     inputs = layers.Input(tuple(input_shape))
-    x = CosineFilters(width)(ConstantPower()(inputs))
+    x = ShiftedCopies(views)(inputs) if views > 1 else inputs
+    x = CosineFilters(width)(ConstantPower()(x))
     for block in range(repeats):
         if not (block and shared):
             depthwise, pointwise = layers.DepthwiseConv2D(3, padding="same", use_bias=False), layers.Conv2D(width, 1)
@@ -55,7 +59,8 @@ def compact_network(
             x = layers.MaxPooling2D(2, padding="same")(x)
         x = layers.Add()([x, pointwise(layers.ReLU()(ConstantPower()(depthwise(x))))])
     x = layers.GlobalAveragePooling2D()(layers.ReLU()(ConstantPower()(x)))
-    return keras.Model(inputs, layers.Dense(classes)(ConstantPower(4.0)(x)), name="compact")
+    x = layers.Dense(classes)(ConstantPower(4.0)(x))
+    return keras.Model(inputs, MeanOfCopies(views)(x) if views > 1 else x, name="compact")
 
 
 @keras.saving.register_keras_serializable("tf_robustcomp")
@@ -111,6 +116,47 @@ class ConstantPower(layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments as plain values."""
         return super().get_config() | {"power": self.power}
+
+
+class _OfViews(layers.Layer):
+    """Base of layers that do something with views^2 copies of each example, except while training.
+
+    Args:
+        views: int >= 1.
+    """
+
+    def __init__(self, views: int, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.views = check_at_least("views", views, 1)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments as plain values."""
+        return super().get_config() | {"views": self.views}
+
+
+@keras.saving.register_keras_serializable("tf_robustcomp")
+class ShiftedCopies(_OfViews):
+    """Makes of a batch (n, h, w, c) copies, one after another, shifted by 0 to ``views`` - 1 pixels down and right."""
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Return the copies (views^2 n, h, w, c), zeros where nothing is known; while training the batch."""
+        if training:
+            return inputs
+        (height, width), most = inputs.shape[1:3], self.views - 1
+        padded = ops.pad(inputs, ((0, 0), (most, 0), (most, 0), (0, 0)))
+        starts = [(i, j) for i in range(most, -1, -1) for j in range(most, -1, -1)]
+        return ops.concatenate([padded[:, i : i + height, j : j + width] for i, j in starts], axis=0)
+
+
+@keras.saving.register_keras_serializable("tf_robustcomp")
+class MeanOfCopies(_OfViews):
+    """Takes the mean of the outputs for `ShiftedCopies`."""
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Return the means (n, c) of (views^2 n, c); while training the batch."""
+        if training:
+            return inputs
+        return ops.mean(ops.reshape(inputs, (self.views**2, -1, inputs.shape[-1])), axis=0)
 
 
 def _cosine(frequency):

@@ -21,10 +21,20 @@ class BoundSettings(DeviceSettings):
     repeats: int = field(6, "times its convolutions are used", minimum=1, maximum=16)
     stages: int = field(2, "image sizes that it sees", minimum=1, maximum=4)
     shared: bool = field(True, "use the same convolutions each time; --noshared gives each block its own")
+    views: int = field(
+        1, "mean of the logits over views^2 copies of the image, shifted by pixels", minimum=1, maximum=4
+    )
     dim: int = field(1000, "dimensions of the subspace", minimum=1, maximum=65535)
     levels: int = field(31, "values of a coded number, odd", minimum=3, maximum=255)
     bit_weights: tuple[float, ...] = field((3.0,), "weights of the code length in the loss; a grid", minimum=0)
     seeds: tuple[int, ...] = field((0,), "seeds of the weights and of the subspace; a grid", minimum=0, maximum=65535)
+    start: str = field("", "begin with the weights of this coded network (.rcnb), of the same sizes", path=True)
+    compared: int = field(
+        32,
+        "kinds of network that were compared on such data before this one was chosen; log2 of it is paid for",
+        operational=True,
+        minimum=1,
+    )
     prior_share: float = field(
         0.0,
         "train the beginning on this fraction of the images, and code and bound the change on the rest",
@@ -51,6 +61,8 @@ class BoundSettings(DeviceSettings):
         """Refuse settings that do not fit together."""
         if self.levels % 2 == 0:
             raise InvalidArgument(f"--levels must be odd. Received: {self.levels}")
+        if self.start and (self.prior_share or self.method == "subspace"):
+            raise InvalidArgument("--start needs --method=quantize and no --prior-share: the code holds all weights")
         for name in ("bit_weights", "seeds"):
             if not getattr(self, name) or len(set(getattr(self, name))) < len(getattr(self, name)):
                 raise InvalidArgument(f"{spelled(name)} must be numbers, each once. Received: {getattr(self, name)}")

@@ -36,7 +36,7 @@ class CodecSettings(EncoderSettings):
 
     model: str = field(
         "",
-        "run directory of a trained compressor, its .keras file, or mnist-standard, which comes with the package "
+        "run directory of a trained compressor, its .keras file, or the name of one that comes with the package "
         "[default: photo, which comes with it, too]",
         path=True,
     )

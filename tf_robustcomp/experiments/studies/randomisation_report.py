@@ -1,18 +1,28 @@
 """Results of the randomisation study beside the published ones (arXiv 1804.05862)."""
 
+import statistics
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from tf_robustcomp.experiments import published, summary
 from tf_robustcomp.experiments import reports as report
 from tf_robustcomp.experiments.records import Record
 from tf_robustcomp.experiments.studies.randomisation import SPARSITIES
+from tf_robustcomp.networks import resnet_v2
+from tf_robustcomp.pruning import save_sparse
+from tf_robustcomp.pruning.roles import is_kernel
 from tf_robustcomp.utils import table
 
 
 def text(folder: Path, records: Sequence[Record], heading: str) -> str:
-    """Return the report as Markdown; see `robust_report.text`."""
+    """Return the report as Markdown, and complete ``figures/summary.csv``; see `robust_report.text`."""
     rows = table.read_csv(folder / "figures/summary.csv")
+    kept = _complete(rows, records)
+    table.write_csv(folder / "figures/summary.csv", rows)
     records_of = {f"{split}_records": _records(records, split) for split in ("train", "test")}
     numbers = [{name: float(value) if value else "" for name, value in row.items()} for row in rows]
     title = summary.title(record.config["settings"]["dataset"] for record in records if record.config)
@@ -38,7 +48,7 @@ def text(folder: Path, records: Sequence[Record], heading: str) -> str:
             ours("sparsity"),
             "Bits that every code of a network of this accuracy needs, with probability 0.95, since no network "
             "predicts a label drawn at random (docs/bounds.md); 0 where the accuracy proves nothing. "
-            f"{_files(rows)}\n",
+            f"{_files(rows, kept)}\n",
             report.table(header, [[_percent(p), *(_needed(found[p, t]) for t in targets)] for p in proportions]),
             "![Accuracy against sparsity](figures/summary.png)\n",
             "## The same, as published\n",
@@ -79,18 +89,70 @@ def _cell(row, column):
     return f"{mean:.4f}" + (f" ({low:.4f}-{high:.4f})" if row["seeds"] != "1" else "")
 
 
+def _complete(rows, records):
+    """Fill in the bits that each row needs and those of its files; return whether these are of files that were kept."""
+    sizes: dict[tuple, list] = {}
+    remake = _Remade()
+    kept = True
+    for record in records:
+        settings, found = record.config.get("settings", {}), record.evaluations.get("train", {})
+        if "sparsity_per_layer" in found:
+            kept = kept and "file_bits" in found
+            bits = found.get("file_bits") or remake.file_bits(settings, found["sparsity_per_layer"])
+            sizes.setdefault((settings["proportion_random"], settings["target_sparsity"]), []).append(bits)
+    for row in rows:
+        accuracy, images = float(row["train_accuracy"]), int(row.get("train_records") or 0)
+        proportion, target = float(row["proportion_random"]), float(row["target_sparsity"])
+        needed = summary.needed_bits(proportion, accuracy, images)
+        row["least_bits"] = needed if needed == "" else round(needed)
+        row["file_bits"] = round(statistics.mean(sizes[proportion, target])) if (proportion, target) in sizes else ""
+    return kept
+
+
+class _Remade:
+    """Files of networks that were not kept: as many nonzeros in each kernel, the largest of what training begins with.
+
+    A file of `save_sparse` codes places by the number of nonzeros alone, so that only the values' exponents differ.
+    """
+
+    def __init__(self) -> None:
+        self._models: dict[Any, Any] = {}
+
+    def file_bits(self, settings, sparsities):
+        shape = (8, 8, 1) if settings["dataset"] == "digits" else (32, 32, 3)
+        key = settings["model_size"], shape
+        if key not in self._models:
+            model = resnet_v2(*key)
+            self._models[key] = (
+                model,
+                [(v, np.abs(v.numpy()).ravel(), v.numpy()) for v in model.weights if is_kernel(v.path, v)],
+            )
+        model, kernels = self._models[key]
+        for (variable, sizes, values), share in zip(kernels, sparsities.values(), strict=True):
+            cut = np.argsort(sizes, kind="stable")[: round(share * sizes.size)]
+            left = values.ravel().copy()
+            left[cut] = 0
+            variable.assign(left.reshape(values.shape))
+        with tempfile.TemporaryDirectory() as folder:
+            save_sparse(model, Path(folder) / "network.rcsm")
+            return 8 * (Path(folder) / "network.rcsm").stat().st_size
+
+
 def _needed(row):
-    records = int(row.get("train_records") or 0)
-    bits = summary.needed_bits(float(row["proportion_random"]), float(row["train_accuracy"]), records)
-    if bits == "":
+    if row["least_bits"] == "":
         return "-"
-    return f"{bits:,.0f}" + (f" (file {float(row['file_bits']):,.0f})" if row.get("file_bits") else "")
+    return f"{float(row['least_bits']):,.0f}" + (f" (file {float(row['file_bits']):,.0f})" if row["file_bits"] else "")
 
 
-def _files(rows):
-    if any(row.get("file_bits") for row in rows):
+def _files(rows, kept):
+    if not any(row["file_bits"] for row in rows):
+        return "The sizes of the files were not kept."
+    if kept:
         return "The file is that of `rc.save_sparse`, every nonzero in float32."
-    return "The sizes of the files were not kept."
+    return (
+        "The file is that of `rc.save_sparse`, every nonzero in float32, for a network with as many nonzeros in each "
+        "kernel as `runs.json` says: the networks themselves were not kept."
+    )
 
 
 def _percent(proportion):
