@@ -133,6 +133,9 @@ class SparseGPT(OneShotMethod):
         damping: lambda over the mean of the diagonal of X'X, > 0.
         block: inputs of a block, >= 1; None: a quarter of the kernel's, at most the 128 of the paper.  A block of all
             inputs is chosen before any update, and the error may then exceed that of magnitude.
+
+    Example:
+        >>> rc.prune(model, 0.5, rc.SparseGPT(damping=0.01), images[:256])
     """
 
     needs_data = True
@@ -227,9 +230,9 @@ def prune(
         InvalidArgument: an argument breaks its rule.
 
     Example:
-        >>> rc.prune(model, 0.5, "sparsegpt", images[:256], pattern=rc.NM(2, 4))
+        >>> rc.prune(model, 0.5, "sparsegpt", images[:256], pattern=rc.NM(2, 4), include="dense")
         >>> rc.recalibrate(model, images[:256])
-        >>> rc.prune(untrained, 0.9, "snip", (images[:256], labels[:256]), distribution="global")
+        >>> rc.prune(model, 0.9, "snip", (images[:256], labels[:256]), distribution="global")
     """
     layer_inputs.check_built(model)
     check_sparsity(sparsity)
