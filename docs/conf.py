@@ -14,7 +14,7 @@ version = release = importlib.metadata.version("tf_robustcomp")
 # The source folder is the whole repository, so that links between pages, results and notebooks are those of the files.
 root_doc = "docs/index"
 include_patterns = ["docs/**", "results/**", "notebooks/*.ipynb", "CHANGELOG.md", "CONTRIBUTING.md"]
-exclude_patterns = [".venv*", "**/.*", "site", "results/**/runs"]
+exclude_patterns = [".venv*", "**/.*", "build"]
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon", "sphinx_copybutton"]
 
 nb_execution_mode = "off"  # they are committed with what they gave, and a test runs them

@@ -2,7 +2,7 @@
 
     python tools/draw_docs.py [--out docs/figures]
 
-Colours are from the palette of Okabe and Ito, which colour-blind readers tell apart; every box says what it is in words.
+Colours are those of Okabe and Ito, which colour-blind readers tell apart; every box says what it is in words.
 """
 
 import argparse
@@ -111,7 +111,9 @@ def stream() -> plt.Figure:
     axes.text(end - 0.12, (up + down) / 2, "bytes:\nheader, checksums", ha="right", va="center", fontsize=9)
     symbols = places[3]
     arrow(axes, (symbols[0], up + HEIGHT / 2 + 0.5), (symbols[0], up + HEIGHT / 2))
-    axes.text(symbols[0], up + HEIGHT / 2 + 0.55, "a search may offer nearer symbols", ha="center", va="bottom", fontsize=9)
+    axes.text(
+        symbols[0], up + HEIGHT / 2 + 0.55, "a search may offer nearer symbols", ha="center", va="bottom", fontsize=9
+    )
     return figure
 
 

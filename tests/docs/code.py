@@ -83,5 +83,3 @@ def cut_training(monkeypatch) -> None:
 def write_photograph(folder: Path) -> None:
     """Write the photograph that pages speak of."""
     Image.fromarray(load_sample_image("china.jpg")[:128, :192]).save(folder / "photo.jpg")
-
-

@@ -1,6 +1,5 @@
 """Every block of Python in README, pages and docstrings runs."""
 
-
 import pytest
 
 from tests.docs.code import (
