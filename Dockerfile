@@ -8,7 +8,7 @@ FROM python:3.11-slim-bookworm
 # "cpu", or the name of an extra of setup.cfg
 ARG EXTRA=cpu
 
-RUN useradd --create-home user
+RUN useradd --uid 1000 --create-home user
 WORKDIR /src
 COPY setup.cfg pyproject.toml requirements.lock README.md LICENSE ./
 COPY flags_configs flags_configs
@@ -18,6 +18,6 @@ RUN if [ "$EXTRA" = cpu ]; then target=.; else target=".[$EXTRA]"; fi \
 
 WORKDIR /work
 RUN chown user /work
-USER user
+USER 1000
 ENV TF_CPP_MIN_LOG_LEVEL=3
 CMD ["robustcomp", "demo"]

@@ -40,7 +40,7 @@ html_css_files = ["site.css"]
 html_show_sphinx = False
 html_copy_source = False
 html_additional_pages = {"index": "to_docs.html"}
-templates_path = ["static"]
+templates_path = ["templates"]
 html_theme_options = {"navigation_with_keys": True}
 pygments_style, pygments_dark_style = "a11y-high-contrast-light", "a11y-high-contrast-dark"
 
