@@ -23,7 +23,7 @@ from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 WIDTHS = (1280, 400)
 MODES = ("light", "dark")
-TALLEST = 8000  # pixels of a picture
+TALLEST = 4000  # pixels of a picture
 BIGGEST = 200 * 2**20  # bytes of a message of the browser
 
 
@@ -80,22 +80,21 @@ async def pictures(port: int, site: Path, names: list[str], out: Path) -> list[s
     for domain in ("Page", "Network", "Runtime"):
         await tab.ask(f"{domain}.enable")
     for name in names:
+        asked = await tab.load((site / name).as_uri())
+        remarks += [f"{name} asks the network for {url}" for url in asked]
         for width in WIDTHS:
-            await tab.ask(
-                "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False
-            )
+            size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+            await tab.ask("Emulation.setDeviceMetricsOverride", **size)
+            wide = await tab.value("document.documentElement.scrollWidth")
+            if wide > width:
+                remarks.append(f"{name} is {wide} pixels wide in a window of {width}")
+            high = min(await tab.value("document.documentElement.scrollHeight"), TALLEST)
+            clip = {"x": 0, "y": 0, "width": width, "height": high, "scale": 1}
             for mode in MODES:
                 features = [{"name": "prefers-color-scheme", "value": mode}]
                 await tab.ask("Emulation.setEmulatedMedia", features=features)
-                asked = await tab.load((site / name).as_uri())
-                remarks += [f"{name} asks the network for {url}" for url in asked]
-                wide = await tab.value("document.documentElement.scrollWidth")
-                if wide > width and mode == MODES[0]:
-                    remarks.append(f"{name} is {wide} pixels wide in a window of {width}")
-                high = min(await tab.value("document.documentElement.scrollHeight"), TALLEST)
-                clip = {"x": 0, "y": 0, "width": width, "height": high, "scale": 1}
-                shot = await tab.ask("Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True)
-                file = f"{name.removesuffix('.html').replace('/', '-')}-{width}-{mode}.png"
+                shot = await tab.ask("Page.captureScreenshot", format="jpeg", clip=clip, captureBeyondViewport=True)
+                file = f"{name.removesuffix('.html').replace('/', '-')}-{width}-{mode}.jpg"
                 (out / file).write_bytes(base64.b64decode(shot["data"]))
     return remarks
 
