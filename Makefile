@@ -7,7 +7,7 @@ OLDEST_TESTS ?= tests/adversaries tests/backend tests/cli tests/coding tests/com
   tests/compression/test_model.py tests/data tests/pruning/test_dns.py tests/pruning/test_rules.py \
   tests/pruning/test_sparse_file.py tests/runs
 
-.PHONY: demo test test-slow test-backends test-faults test-cluster test-oldest lint format bench lock clean
+.PHONY: demo test test-slow test-backends test-faults test-cluster test-oldest docs docs-look dist lint format bench lock clean
 
 demo: .venv/.installed
 	$(BIN)/python -m tf_robustcomp.demo
@@ -32,6 +32,21 @@ test-faults: .venv/.test
 
 test-cluster: .venv/.cluster
 	$(BIN)/python -m pytest tests/cluster
+
+# The site, strictly: no warning and no dead link; build/docs/html/index.html needs no network.
+docs: .venv/.docs
+	$(BIN)/sphinx-build -q -W --keep-going -c docs . build/docs/html
+	$(BIN)/python tools/check_site.py build/docs/html
+
+# Pictures of every page, for the eye; needs Chromium.
+docs-look: docs
+	$(BIN)/python tools/look_at_docs.py build/docs/html build/docs/look
+
+# Source and wheel for a release: docs/releasing.md.
+dist: .venv/.test
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
 
 lint: .venv/.test
 	$(BIN)/ruff check --line-length $(LINE_LENGTH)
@@ -62,6 +77,10 @@ lock: .venv/.test
 	$(BIN)/pip install --quiet --constraint requirements.lock --editable ".[test,tfmot,onnx]"
 	touch $@
 
+.venv/.docs: .venv/.test
+	$(BIN)/pip install --quiet --constraint requirements.lock --editable ".[test,tfmot,onnx,docs]"
+	touch $@
+
 .venv/.backends: .venv/.test
 	$(BIN)/pip install --quiet --constraint requirements.lock --editable ".[test,tfmot,onnx,backends]"
 	touch $@
@@ -81,4 +100,4 @@ lock: .venv/.test
 	touch $@
 
 clean:
-	rm -rf .venv .venv-oldest demo-out
+	rm -rf .venv .venv-oldest demo-out build dist

@@ -26,7 +26,11 @@ def __getattr__(name: str) -> Any:
 
 
 def load_model(path: Any) -> Any:
-    """Return the model in a ``.keras`` file; the package's classes are registered first, and safe mode is on."""
+    """Return the model in a ``.keras`` file; the package's classes are registered first, and safe mode is on.
+
+    Example:
+        >>> model = rc.load_model("model.keras")  # a pruning optimizer inside goes on where it stopped
+    """
     load_all()
     import keras
 

@@ -37,9 +37,16 @@ def test_wheel_and_source_build_without_warnings_and_hold_the_licence(built):
     names = zipfile.ZipFile(next(folder.glob("*.whl"))).namelist()
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert {"tf_robustcomp/py.typed", "tf_robustcomp/__init__.pyi"} <= set(names)
+    models = {path.name for path in (ROOT / "tf_robustcomp" / "pretrained").glob("*.npz")}
+    assert models and {f"tf_robustcomp/pretrained/{name}" for name in models} <= set(names)
     assert not [name for name in names if not name.startswith("tf_robustcomp")]
     with tarfile.open(next(folder.glob("*.tar.gz"))) as source:
         assert any(name.endswith("/LICENSE") for name in source.getnames())
+
+
+def test_the_index_would_take_both(built, tmp_path):
+    said = run([sys.executable, "-m", "twine", "check", "--strict", *built[0].iterdir()], tmp_path)
+    assert said.count("PASSED") == 2
 
 
 def test_the_wheel_runs_a_command_of_each_half_in_an_empty_environment(built, tmp_path):

@@ -3,7 +3,6 @@
 import io
 import math
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -159,12 +158,3 @@ def test_all_corruptions_are_the_default(blocks):
 def test_bad_arguments_are_refused(blocks, arguments, message):
     with pytest.raises(rc.InvalidArgument, match=message):
         rc.corruption_curve(shrinking(0.5), blocks, **arguments)
-
-
-@pytest.mark.slow
-@pytest.mark.tensorflow_only
-def test_the_examples_of_the_page_on_encoders_run(capsys):
-    text = (Path(__file__).parents[2] / "docs" / "encoders.md").read_text()
-    exec("\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)), {})
-    printed = capsys.readouterr().out
-    assert "ceiling" in printed and "black_box" in printed and "jpeg_compression" in printed

@@ -20,6 +20,13 @@ class Augmentation:
 
     Args:
         seed: int >= 0.
+
+    Example:
+        >>> class Darker(rc.Augmentation):
+        ...     def shift(self, images, seed):
+        ...         return images / 2
+        ...
+        >>> model.compile("adam", augmentation=Darker())
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -57,6 +64,9 @@ class NoiseAugmentation(Augmentation):
     Args:
         rho: float > 0; the variance of a value is rho / (h w c).  In the paper 20.1 or 50.
         seed: int >= 0.
+
+    Example:
+        >>> model.compile("adam", augmentation=rc.NoiseAugmentation(rho=20.1))
     """
 
     def __init__(self, rho: float, seed: int = 0) -> None:
@@ -80,6 +90,9 @@ class RotationAugmentation(Augmentation):
 
     Args:
         seed: int >= 0.
+
+    Example:
+        >>> model.compile("adam", augmentation=rc.RotationAugmentation(seed=1))
     """
 
     def shift(self, images: Any, seed: Any) -> Any:

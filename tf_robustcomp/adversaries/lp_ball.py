@@ -95,6 +95,10 @@ class L2Ball(_NormBall):
         steps: int >= 1, gradient steps.
         restarts: int >= 0, further ascents from random images in the ball.
         seed: int, of their noise.
+
+    Example:
+        >>> result = rc.L2Ball(epsilon=2.0).attack(model, images)
+        >>> result.distortion >= result.clean_distortion  # for each image
     """
 
     def direction(self, gradient: Any) -> Any:
@@ -119,6 +123,9 @@ class LinfBall(_NormBall):
         steps: int >= 1, gradient steps.
         restarts: int >= 0, further ascents from random images in the ball.
         seed: int, of their noise.
+
+    Example:
+        >>> worse = rc.LinfBall(epsilon=8 / 255)(model, images)
     """
 
     def direction(self, gradient: Any) -> Any:

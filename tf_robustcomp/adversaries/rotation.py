@@ -58,6 +58,9 @@ class RotationSearch(_Rotation):
         halvings: int >= 0, rounds of refinement; each tries both sides at half the step size before.
         part: float in (0, 1], fraction of the batch (its first images, one in round(1 / part), 16 at least) on which
             the grid and the refinement are made.  Not used with ``per="image"``.
+
+    Example:
+        >>> degrees = rc.RotationSearch(per="image").attack(model, images).angle
     """
 
     def __init__(
@@ -115,6 +118,9 @@ class RotationRandom(_Rotation):
         candidates: int >= 1, how many are drawn (8 in the paper).
         per: "batch" for one angle for all images, the worst in the mean; "image" for one each.
         seed: int; the angles are a function of (seed, step).
+
+    Example:
+        >>> model.compile("adam", adversary=rc.RotationRandom(candidates=8))
     """
 
     def __init__(self, candidates: int = 8, per: str = "batch", seed: int = 0) -> None:

@@ -54,7 +54,7 @@ class WassersteinBall(Adversary):
         seed: int, of the restarts' noise.
 
     Example:
-        >>> model.compile("adam", adversary=WassersteinBall(gamma=1.0, steps=15))
+        >>> model.compile("adam", adversary=rc.WassersteinBall(gamma=1.0, steps=15))
     """
 
     def __init__(

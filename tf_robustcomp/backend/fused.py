@@ -123,6 +123,9 @@ class Adam(keras.optimizers.Adam):
         learning_rate: float or Keras schedule.
         fused: whether to use that operation.
         **kwargs: further arguments of ``keras.optimizers.Adam``.
+
+    Example:
+        >>> model.compile(rc.Adam(2e-3, global_clipnorm=20.0))
     """
 
     def __init__(self, learning_rate: Any = 0.001, fused: bool = True, **kwargs: Any) -> None:

@@ -40,6 +40,11 @@ def save_code(model: keras.Model, path: str | Path, network: dict[str, int] | No
 
     Raises:
         InvalidArgument: the optimizer is another one, or has not been built.
+
+    Example:
+        >>> model.compile(rc.Quantize("adam", examples=len(images), bit_weight=3), loss)
+        >>> model.fit(images, labels, epochs=20)
+        >>> bits = rc.save_code(model, "network.rcnb")["total"]
     """
     optimizer = coded_optimizer(model.optimizer)
     if optimizer is None or not optimizer.built:
@@ -76,6 +81,14 @@ def load_code(path: str | Path, model: keras.Model | None = None) -> keras.Model
     Raises:
         DataError: the file is missing, cut, damaged or no such file, or belongs to another model.
         InvalidArgument: it holds no architecture, and none is given.
+
+    Example:
+        >>> sizes = {"width": 6, "repeats": 4, "stages": 1}
+        >>> model = rc.compact_network((8, 8, 1), 10, **sizes)
+        >>> model.compile(rc.Quantize("adam", examples=len(images)), loss)
+        >>> model.fit(images, labels)
+        >>> bits = rc.save_code(model, "network.rcnb", sizes)["total"]
+        >>> outputs = rc.load_code("network.rcnb").predict(images)
     """
     body, checks, _ = code.read(path)
     try:
@@ -107,6 +120,12 @@ def code_bits(path: str | Path) -> int:
 
     Raises:
         DataError: the file is missing, cut, damaged or no such file.
+
+    Example:
+        >>> model.compile(rc.Quantize("adam", examples=len(images)), loss)
+        >>> model.fit(images, labels)
+        >>> rc.save_code(model, "network.rcnb")["total"] == rc.code_bits("network.rcnb")
+        True
     """
     return code.read(path)[2]
 

@@ -210,7 +210,7 @@ class Quantize(CodedOptimizer):
             then only the change is coded, for a network whose beginning was trained on other data.
 
     Example:
-        >>> model.compile(rc.Quantize("adam", examples=60000, bit_weight=2), "sparse_categorical_crossentropy")
+        >>> model.compile(rc.Quantize("adam", examples=len(images), bit_weight=2), loss)
         >>> model.fit(images, labels, epochs=20)
         >>> bits = rc.save_code(model, "network.rcnb")
     """
@@ -277,7 +277,8 @@ class Subspace(CodedOptimizer):
         InvalidArgument: an argument breaks its rule, or a vector of the model does not begin as a constant.
 
     Example:
-        >>> model.compile(rc.Subspace("adam", examples=60000, dim=1000), "sparse_categorical_crossentropy")
+        >>> model.compile(rc.Subspace("adam", examples=len(images), dim=100), loss)
+        >>> model.fit(images, labels, epochs=20)
     """
 
     def __init__(

@@ -64,6 +64,10 @@ def encode_files(
     Raises:
         DataError: a source cannot be read, or has a name that no decoder would write.
         InvalidArgument: a file is given twice, or an argument breaks its rule.
+
+    Example:
+        >>> model = rc.load_pretrained("mnist-standard")
+        >>> pictures, decoded, cost = rc.encode_files(model, ["digits"], "digits.rcbs", resize=True)
     """
     items = [pictures.read(source, name) for name, source in pictures.find(sources).items()]
     if model.image_shape is None and (len(items) > 1 or mode != "entropy" or resize or encoder is not None):
@@ -107,6 +111,12 @@ def decode_file(model: Any, path: str | Path, stage: int | None = None, progress
 
     Raises:
         DataError: the file is missing, corrupt, truncated, or written by another model; the message names it.
+
+    Example:
+        >>> model = rc.load_pretrained("mnist-standard")
+        >>> pictures, decoded, cost = rc.encode_files(model, ["digits"], "digits.rcbs", resize=True)
+        >>> len(rc.decode_file(model, "digits.rcbs")) == len(pictures)
+        True
     """
     data = read_bytes(path)
     try:

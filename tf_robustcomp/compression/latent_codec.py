@@ -273,7 +273,7 @@ class LatentCodec(MinMaxTraining):
                 yet, or no quality meets the target.
 
         Example:
-            >>> data = rc.load_pretrained("photo").compress(images, target_bpp=0.25)
+            >>> data = rc.load_pretrained("photo").compress(photographs, target_bpp=0.25)
         """
         return photograph_stream.compress(self, images, quality, target_bpp, max_distortion)
 

@@ -45,6 +45,12 @@ class CompressionModel(MinMaxTraining):
 
     Raises:
         InvalidArgument: an argument breaks its rule.
+
+    Example:
+        >>> model = rc.Compressor(latent_dim=3, levels=4, width=8)  # a variant
+        >>> symbols = model.encode(images)  # int (n, 3)
+        >>> model.decode(symbols).shape == images.shape
+        True
     """
 
     entropy_model: EntropyModel | None = None  # until fit_entropy_model

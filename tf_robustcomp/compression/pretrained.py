@@ -40,7 +40,7 @@ def load_pretrained(name: str = "photo") -> Any:
 
     Example:
         >>> model = rc.load_pretrained("photo")
-        >>> data = model.compress(images, quality=0.5)  # (n, h, w, 3) in [0, 1]
+        >>> data = model.compress(photographs, quality=0.5)  # (n, h, w, 3) in [0, 1]
     """
     check_choice("name", name, pretrained_names())
     return read(FOLDER / f"{name}.npz")

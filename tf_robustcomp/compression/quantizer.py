@@ -25,7 +25,7 @@ class ScalarQuantizer(keras.layers.Layer):
         InvalidArgument: an argument breaks its rule.
 
     Example:
-        >>> ScalarQuantizer(levels=3)(np.array([-0.6, -0.5, 0.7], "float32"))  # -> -1, -1, 1
+        >>> rc.ScalarQuantizer(levels=3)(np.array([-0.6, -0.5, 0.7], "float32"))  # -> -1, -1, 1
     """
 
     def __init__(self, levels: int, sigma: float = 1.0, **kwargs: Any) -> None:

@@ -33,6 +33,12 @@ class SuccessiveRefinement(TwoStageModel):
     Args:
         stage_dims: two int >= 1, d1 and d2.
         *args, **kwargs: of `CompressionModel`, from ``levels`` on.
+
+    Example:
+        >>> model = rc.SuccessiveRefinement((3, 7), levels=12, width=8)
+        >>> model.compile("adam", adversary=rc.WassersteinBall(gamma=1.0), attacked_fraction=0.5)
+        >>> model.fit(train_images, epochs=5)
+        >>> first, both = model(images, stage=0), model(images)
     """
 
     compile_settings = (*TwoStageModel.compile_settings, "warmup_steps", "attacked_fraction")

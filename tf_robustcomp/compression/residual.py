@@ -30,8 +30,9 @@ class ResidualCompressor(TwoStageModel):
         *args, **kwargs: of `CompressionModel`, from ``levels`` on.
 
     Example:
-        >>> model = ResidualCompressor((3, 7))
-        >>> model.first.set_weights(trained.get_weights())  # trained = Compressor(3)
+        >>> trained = rc.Compressor(3, width=8)  # and model.fit
+        >>> model = rc.ResidualCompressor((3, 7), width=8)
+        >>> model.first.set_weights(trained.get_weights())
     """
 
     def __init__(self, stage_dims: Sequence[int] = (3, 7), *args: Any, **kwargs: Any) -> None:

@@ -34,6 +34,12 @@ class RotationAligned(CompressionModel):
     Args:
         latent_dim: int >= 3, latents d, two of which are the angle's.
         *args, **kwargs: of `CompressionModel`, from ``levels`` on.
+
+    Example:
+        >>> model = rc.RotationAligned(latent_dim=10, levels=12, width=8)
+        >>> model.compile("adam")
+        >>> model.fit(train_images, epochs=5)
+        >>> decoded = model(images)
     """
 
     def __init__(self, latent_dim: int = 10, *args: Any, **kwargs: Any) -> None:

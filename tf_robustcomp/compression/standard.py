@@ -27,9 +27,9 @@ class Compressor(CompressionModel):
         **kwargs: ``name`` and ``dtype`` of Keras.
 
     Example:
-        >>> model = Compressor(latent_dim=10, levels=12, width=64)
-        >>> model.compile(keras.optimizers.Adam(2e-4), adversary=WassersteinBall(gamma=1.0, steps=15))
-        >>> model.fit(images, epochs=5)  # targets are the inputs
+        >>> model = rc.Compressor(latent_dim=10, levels=12, width=16)
+        >>> model.compile(keras.optimizers.Adam(2e-4), adversary=rc.WassersteinBall(gamma=1.0, steps=15))
+        >>> model.fit(train_images, epochs=5)  # targets are the inputs
     """
 
     def __init__(

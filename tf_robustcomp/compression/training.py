@@ -42,7 +42,7 @@ class MinMaxTraining(PreparedModel):
         ...
         >>> model = Autoencoder()
         >>> model.compile("adam", adversary=rc.WassersteinBall(gamma=1.0))
-        >>> model.fit(images)
+        >>> model.fit(train_images)
     """
 
     adversary: Any = None  # until compile

@@ -30,6 +30,11 @@ def random_labels(
 
     Raises:
         InvalidArgument: an argument breaks its rule.
+
+    Example:
+        >>> noisy, redrawn = rc.random_labels(labels, 0.3, seed=0)
+        >>> bool(np.all(noisy[~redrawn] == labels[~redrawn]))
+        True
     """
     labels = np.asarray(labels)
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):

@@ -98,7 +98,7 @@ def rate_curve(
         InvalidArgument: an argument breaks its rule, or a model has no entropy model.
 
     Example:
-        >>> rc.rate_curve(model, x_test[:100], [1.0, 2.0]).rows[0].attacked  # bits, at least
+        >>> rc.rate_curve(model, images, [1.0, 2.0]).rows[0].attacked  # bits, at least
     """
     balls = _balls(norm, epsilons, steps, restarts, seed)
     models = subjects.labelled(models)
@@ -148,7 +148,7 @@ def targeted_curve(
         InvalidArgument: an argument breaks its rule.
 
     Example:
-        >>> rc.targeted_curve(model, fours, nines, [2.0]).rows[0].attacked  # squared distance to the nines, at most
+        >>> rc.targeted_curve(model, images[:4], images[4:], [2.0]).rows[0].attacked  # squared distance, at most
     """
     balls = _balls(norm, epsilons, steps, restarts, seed)
     models = subjects.labelled(models)

@@ -118,7 +118,7 @@ def certified_curve(
 
     Example:
         >>> encoder = rc.ListEncoder.fit(model, train_images)
-        >>> print(rc.certified_curve(model, test_images[:200], [8, 24], encoder))
+        >>> print(rc.certified_curve(model, test_images[:20], [8, 24], encoder))
     """
     models = subjects.labelled(models)
     images = subjects.checked_images(models, images)

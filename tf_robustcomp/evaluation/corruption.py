@@ -100,7 +100,7 @@ def corruption_curve(
         InvalidArgument: an argument breaks its rule.
 
     Example:
-        >>> print(rc.corruption_curve({"standard": a, "robust": b}, images).summary())
+        >>> print(rc.corruption_curve({"digits": model}, images, severities=[3]).summary())
     """
     models = subjects.labelled(models, encoder)
     images = subjects.checked_images(models, images)

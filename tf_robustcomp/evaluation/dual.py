@@ -65,6 +65,9 @@ def dual_estimate(
 
     Returns:
         lines for every stage of structured models.
+
+    Example:
+        >>> print(rc.dual_estimate(model, images, gamma=2.0, rhos=[8, 24]))
     """
     models = subjects.labelled(model)
     images = subjects.checked_images(models, images, gradients=True)

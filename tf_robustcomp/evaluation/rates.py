@@ -67,6 +67,9 @@ def rate_allocation(models: Any, images: Any = None, progress: bool = False) -> 
         models: compressors, as in `worst_case_curve`.
         images: (n, h, w, c) in [0, 1], or None.
         progress: whether to show a progress bar.
+
+    Example:
+        >>> print(rc.rate_allocation(model, images))
     """
     models = subjects.labelled(models)
     if images is not None:

@@ -60,7 +60,7 @@ def worst_rotations(models: Any, images: Any, encoder: Any = None, progress: boo
         InvalidArgument: an argument breaks its rule.
 
     Example:
-        >>> print(rc.worst_rotations(model, x_test[:5]))
+        >>> print(rc.worst_rotations(model, images[:1]))
     """
     models = subjects.labelled(models, encoder)
     images = subjects.checked_images(models, images)

@@ -80,6 +80,9 @@ def rotation_curve(models: Any, images: Any, angles: Any, progress: bool = False
         angles: degrees, counter-clockwise; see `data.shifts.rotate`.
         progress: whether to show a progress bar.
         encoder: that finds the codes, or a mapping of label -> encoder; None is the network.
+
+    Example:
+        >>> rc.rotation_curve(model, images, range(-180, 181, 45)).plot()
     """
     return _curve("angle", models, images, _strengths("angles", angles, signed=True), _rotated, progress, encoder)
 
@@ -96,6 +99,9 @@ def noise_curve(
         seed: int; every model gets the same noise.
         progress: whether to show a progress bar.
         encoder: that finds the codes, or a mapping of label -> encoder; None is the network.
+
+    Example:
+        >>> print(rc.noise_curve(model, images, rhos=[5, 20]))
     """
 
     def noisy(part, rho, number):
@@ -129,6 +135,9 @@ def lp_curve(
         progress: whether to show a progress bar.
         restarts: int >= 0, further ascents from random images in the ball.
         seed: int, of their noise.
+
+    Example:
+        >>> print(rc.lp_curve(model, images, [1.0, 2.0], norm="l2"))
     """
     balls = {"l2": L2Ball, "linf": LinfBall}
     check_choice("norm", norm, tuple(balls))

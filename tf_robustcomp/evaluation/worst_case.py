@@ -170,6 +170,11 @@ def worst_case_curve(
 
     Raises:
         InvalidArgument: an argument breaks its rule.
+
+    Example:
+        >>> curve = rc.worst_case_curve(model, images, gammas=[4, 2])
+        >>> print(curve)
+        >>> curve.at(8)  # distortion that some images within mean squared distance 8 reach, at least
     """
     gammas = check_rising_or_falling("gammas", [float(gamma) for gamma in np.atleast_1d(gammas)])
     options = Options(attack, steps, restarts, precision, check, seed, encoder, sources)

@@ -46,6 +46,10 @@ def compact_network(
 
     Raises:
         InvalidArgument: an argument is below 1, or the width is too large.
+
+    Example:
+        >>> rc.compact_network((28, 28, 1), classes=10, width=16).count_params()  # 16 * 26 + 10 * 17
+        586
     """
     for name, value in {"width": width, "repeats": repeats, "stages": stages, "views": views}.items():
         check_at_least(name, value, 1)

@@ -29,6 +29,10 @@ def resnet_v2(depth=56, input_shape=(32, 32, 3), classes=10, bn_momentum=0.997, 
 
     Raises:
         InvalidArgument: the depth is not of that form.
+
+    Example:
+        >>> rc.resnet_v2(20, (32, 32, 3), classes=10).count_params()
+        273914
     """
     blocks, rest = divmod(depth - 2, 6)
     if blocks < 1 or rest:

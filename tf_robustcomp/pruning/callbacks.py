@@ -30,6 +30,9 @@ class DynamicNetworkSurgery(keras.callbacks.Callback):
 
     Raises:
         InvalidArgument: the model is not compiled with an optimizer, or another rule prunes it already.
+
+    Example:
+        >>> model.fit(images, labels, epochs=10, callbacks=[rc.DynamicNetworkSurgery(schedule)])
     """
 
     def __init__(self, schedule: Any, **options: Any) -> None:
@@ -83,6 +86,10 @@ class PruningMonitor(keras.callbacks.Callback):
 
     Raises:
         InvalidArgument: at the beginning of training, if no optimizer of this package prunes the model.
+
+    Example:
+        >>> model.compile(rc.MagnitudePruning("adam", schedule), loss)
+        >>> model.fit(images, labels, epochs=10, callbacks=[rc.PruningMonitor("logs")])
     """
 
     def __init__(self, log_dir: Any) -> None:

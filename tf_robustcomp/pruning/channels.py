@@ -32,7 +32,14 @@ def channel_rule(*classes: type) -> Callable[[Rule], Rule]:
         *classes: of layers; those derived from them need rules of their own.
 
     Example:
-        >>> @rc.channel_rule(Gain)  # a layer that multiplies each channel by a weight
+        >>> class Gain(keras.layers.Layer):  # multiplies each channel by a weight
+        ...     def build(self, shape):
+        ...         self.gain = self.add_weight(shape=(shape[-1],), initializer="ones")
+        ...
+        ...     def call(self, inputs):
+        ...         return inputs * self.gain
+        ...
+        >>> @rc.channel_rule(Gain)
         ... def gain(call):
         ...     call.slices("gain", call.inputs[0])
         ...     return call.unknown(call.inputs[0])

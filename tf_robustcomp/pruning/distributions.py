@@ -49,7 +49,11 @@ class Distribution(Plain):
 @keras.saving.register_keras_serializable(package="tf_robustcomp")
 @dataclasses.dataclass(frozen=True)
 class Uniform(Distribution):
-    """The same sparsity for every variable."""
+    """The same sparsity for every variable.
+
+    Example:
+        >>> rc.prune(model, 0.9, distribution=rc.Uniform())  # the default
+    """
 
     def final(self, target: float, paths: Sequence[str], shapes: Sequence[tuple]) -> list[float]:
         """Return the target for all."""
@@ -96,6 +100,9 @@ class ERK(Distribution):
 
     Small kernels stay denser (Mocanu et al. 2018, arXiv 1707.04780; Evci et al. 2020, arXiv 1911.11134).  Kernels
     that would be denser than 1 stay dense, and the others are cut more.
+
+    Example:
+        >>> rc.prune(model, 0.9, distribution=rc.ERK())  # or "erk"
     """
 
     def final(self, target: float, paths: Sequence[str], shapes: Sequence[tuple]) -> list[float]:
@@ -117,7 +124,11 @@ class ERK(Distribution):
 @keras.saving.register_keras_serializable(package="tf_robustcomp")
 @dataclasses.dataclass(frozen=True)
 class Global(Distribution):
-    """Cut the lowest scores of all variables together; of each variable the unit of highest score stays."""
+    """Cut the lowest scores of all variables together; of each variable the unit of highest score stays.
+
+    Example:
+        >>> rc.prune(model, 0.9, distribution=rc.Global())  # or "global"
+    """
 
     needs_scores = True
 
@@ -159,6 +170,9 @@ class LAMP(Global):
 
     With magnitudes as scores that is layer-adaptive magnitude pruning (Lee et al. 2021, arXiv 2010.07611): each score
     is the share of a weight in what would be left of its layer.  Scores must not be negative.
+
+    Example:
+        >>> rc.prune(model, 0.9, distribution=rc.LAMP())  # or "lamp"
     """
 
     def sparsities(self, target: Any, scores: list, sizes: list[int]) -> list:

@@ -38,6 +38,11 @@ class DNS(SeededPruning):
 
     Raises:
         InvalidArgument: an argument breaks its rule.
+
+    Example:
+        >>> model.compile(rc.DNS("adam", schedule), loss, metrics=["accuracy"])
+        >>> model.fit(images, labels, epochs=10)
+        >>> print(rc.sparsity_report(model))
     """
 
     def __init__(

@@ -51,9 +51,9 @@ def prune(
         InvalidArgument: an argument breaks its rule.
 
     Example:
-        >>> rc.prune(model, 0.5, "sparsegpt", images[:256], pattern=rc.NM(2, 4))
+        >>> rc.prune(model, 0.5, "sparsegpt", images[:256], pattern=rc.NM(2, 4), include="dense")
         >>> rc.recalibrate(model, images[:256])
-        >>> rc.prune(untrained, 0.9, "snip", (images[:256], labels[:256]), distribution="global")
+        >>> rc.prune(model, 0.9, "snip", (images[:256], labels[:256]), distribution="global")
     """
     layer_inputs.check_built(model)
     check_sparsity(sparsity)

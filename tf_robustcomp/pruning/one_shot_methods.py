@@ -102,6 +102,9 @@ class SparseGPT(OneShotMethod):
         damping: lambda over the mean of the diagonal of X'X, > 0.
         block: inputs of a block, >= 1; None: a quarter of the kernel's, at most the 128 of the paper.  A block of all
             inputs is chosen before any update, and the error may then exceed that of magnitude.
+
+    Example:
+        >>> rc.prune(model, 0.5, rc.SparseGPT(damping=0.01), images[:256])
     """
 
     needs_data = True

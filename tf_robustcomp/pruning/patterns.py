@@ -106,7 +106,11 @@ class _Weights(Pattern):
 @keras.saving.register_keras_serializable(package="tf_robustcomp")
 @dataclasses.dataclass(frozen=True)
 class Unstructured(_Weights):
-    """Single weights."""
+    """Single weights.
+
+    Example:
+        >>> rc.prune(model, 0.5, pattern=rc.Unstructured())  # the default
+    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,6 +222,9 @@ class Blocks(Pattern):
     Args:
         rows: int >= 1, inputs of a block; must divide the last axis but one.
         columns: int >= 1, outputs of a block; must divide the last axis.
+
+    Example:
+        >>> rc.prune(model, 0.5, pattern=rc.Blocks(4, 4), include="dense")
     """
 
     rows: int = 4
@@ -268,6 +275,9 @@ class NM(_Weights):
         axis: of the variable.  None: the last input axis of its layer, by its class (`roles.input_axis`), which GPUs
             want: the last but one of dense layers and convolutions, the last of transposed convolutions, the one that
             an EinsumDense sums over; of a variable without a layer the last but one.
+
+    Example:
+        >>> rc.prune(model, 0.5, pattern=rc.NM(2, 4), include="dense")  # two of four inputs stay
     """
 
     n: int = 2

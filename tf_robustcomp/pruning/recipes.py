@@ -83,7 +83,7 @@ def iterative_pruning(
         DataError: a file in it is damaged.  After any error the model is as it was before the call.
 
     Example:
-        >>> report = rc.iterative_pruning(model, (x, y), 0.9, rounds=10, epochs=20, folder="ticket", seed=1)
+        >>> report = rc.iterative_pruning(model, (images, labels), 0.9, rounds=3, epochs=5, folder="ticket")
         >>> print(report)
     """
     settings = _checked(model, sparsity, rounds, epochs, rewind, rewind_epoch, include, fit)

@@ -92,6 +92,12 @@ def sparsity_report(model: Any, sizes: bool = True) -> SparsityReport:
 
     Raises:
         InvalidArgument: names a layer that waits for its calibration (modes "gptq" and "awq").
+
+    Example:
+        >>> rc.prune(model, 0.9)
+        >>> report = rc.sparsity_report(model)
+        >>> print(report, report.total.sparsity)
+        >>> report.to_csv("sparsity.csv")
     """
     quantised = kernels_of(model)
     optimizer = as_optimizer(getattr(model, "optimizer", None))

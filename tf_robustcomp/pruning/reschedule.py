@@ -20,6 +20,9 @@ def reschedule(model: Any, schedule: Any, distribution: Any = None) -> None:
         InvalidArgument: no optimizer of this package prunes the model, or an argument breaks its rule; nothing changes.
 
     Example:
+        >>> model.compile(rc.MagnitudePruning("adam", rc.PolynomialDecay(0.0, 0.5, 0, 100)), loss)
+        >>> model.fit(images, labels)
+        >>> model.save("sparse.keras")
         >>> model = rc.load_model("sparse.keras")
         >>> now = int(model.optimizer.iterations)
         >>> rc.reschedule(model, rc.PolynomialDecay(0.5, 0.9, now, now + 10_000))

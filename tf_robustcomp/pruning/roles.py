@@ -28,6 +28,10 @@ def is_kernel(path: str, variable: Any) -> bool:
     attribute and the name do: biases, parameters of norms and activations, layer scales, tokens and positions are no
     kernels, and, unless called one, no tensor of rank >= 3 whose first axis has length 1, which is laid over a batch.
     Adapters (LoRA) are no kernels anywhere.
+
+    Example:
+        >>> [variable.path.split("/")[-2] for variable in model.variables if rc.is_kernel(variable.path, variable)]
+        ['conv1', 'dense', 'logits']
     """
     if len(variable.shape) < 2 or "lora" in _words(path):
         return False

@@ -20,6 +20,10 @@ class MagnitudePruning(PruningOptimizer):
     At every update of the schedule exactly ``round(s n)`` of a variable's ``n`` weights are zero, but never all, those
     of least magnitude; among equal ones the first in memory are cut first.  A cut weight stays cut while the sparsity
     rises.
+
+    Example:
+        >>> model.compile(rc.MagnitudePruning("adam", schedule, distribution="erk"), loss)
+        >>> model.fit(images, labels, epochs=10)
     """
 
     keeps_dense_weights = False
@@ -48,6 +52,10 @@ class RandomPruning(SeededPruning):
     Args:
         *args, **kwargs: see `PruningOptimizer`.
         seed: int.
+
+    Example:
+        >>> model.compile(rc.RandomPruning("adam", schedule, seed=1), loss)
+        >>> model.fit(images, labels, epochs=10)
     """
 
     keeps_dense_weights = False
@@ -64,6 +72,10 @@ class MovementPruning(PruningOptimizer):
 
     A weight's score is the sum over steps of ``-gradient * weight``: it rises while training moves the weight away
     from zero.  Cut weights keep collecting their score, so that they may come back.
+
+    Example:
+        >>> model.compile(rc.MovementPruning("adam", schedule), loss)
+        >>> model.fit(images, labels, epochs=10)
     """
 
     has_state = True
@@ -89,6 +101,10 @@ class RigL(PruningOptimizer):
     Args:
         *args, **kwargs: see `PruningOptimizer`.
         drop_fraction: float in [0, 1), at the beginning; it stays constant without a last update.
+
+    Example:
+        >>> model.compile(rc.RigL("adam", rc.ConstantSparsity(0.9, 0, 1000, frequency=50), distribution="erk"), loss)
+        >>> model.fit(images, labels, epochs=10)
     """
 
     keeps_dense_weights = False

@@ -91,6 +91,10 @@ class PolynomialDecay(Schedule):
 
     Raises:
         InvalidArgument: an argument breaks its rule.
+
+    Example:
+        >>> schedule = rc.PolynomialDecay(0.0, 0.9, begin_step=0, end_step=1000, frequency=50)
+        >>> model.compile(rc.MagnitudePruning("adam", schedule), loss)
     """
 
     initial_sparsity: float
@@ -144,6 +148,9 @@ class ConstantSparsity(Schedule):
 
     Raises:
         InvalidArgument: an argument breaks its rule.
+
+    Example:
+        >>> model.compile(rc.MagnitudePruning("adam", rc.ConstantSparsity(0.5, begin_step=100)), loss)
     """
 
     target_sparsity: float

@@ -77,6 +77,7 @@ class SensitivityReport:
             InvalidArgument: an argument breaks its rule.
 
         Example:
+            >>> report = rc.sensitivity(model, (images, labels))
             >>> rc.prune(model, 0.5, distribution=report.allocation(drop=0.01))
         """
         if isinstance(drop, bool) or not isinstance(drop, int | float | np.number) or not 0 <= drop < math.inf:

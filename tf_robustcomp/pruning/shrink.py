@@ -34,6 +34,7 @@ def shrink(model: Any) -> Any:
         InvalidArgument: the model is not built, has no graph of layers, is quantised, or calls a nested model twice.
 
     Example:
+        >>> rc.prune(model, 0.5, pattern=rc.Channels(coupled=True))
         >>> small = rc.shrink(model)
         >>> small.fit(images, labels)  # fine-tune it
         >>> small.save("small.keras")

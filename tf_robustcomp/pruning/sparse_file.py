@@ -85,6 +85,10 @@ def load_sparse(path: str | Path, custom_objects: dict[str, Any] | None = None) 
 
     Raises:
         DataError: the file is missing, corrupt, truncated, too long or of another version; the message says which.
+
+    Example:
+        >>> rc.save_sparse(model, "model.rcsm")
+        >>> outputs = rc.load_sparse("model.rcsm").predict(images)
     """
     path = Path(path)
     if not path.is_file():

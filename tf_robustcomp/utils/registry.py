@@ -110,8 +110,8 @@ def register(
         rules: setting -> rules such as ``{"minimum": 3}``, ``{"length": 2}`` or ``{"given": True}``.
 
     Example:
-        >>> @register("adversary", "brighten", flags={"amount": (0.1, "added to every pixel")})
-        ... class Brighten(Adversary): ...
+        >>> @rc.register("adversary", "brighten", flags={"amount": (0.1, "added to every pixel")})
+        ... class Brighten(rc.Adversary): ...
     """
     if kind not in FOLDERS:
         raise InvalidArgument(f"kind must be one of {', '.join(FOLDERS)}. Received: kind={kind!r}")

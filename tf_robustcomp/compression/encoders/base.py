@@ -112,7 +112,7 @@ class Encoder:
 
     @property
     def lists(self) -> tuple:
-        """The `ListEncoder`s that are scanned for every image, whatever the budget: what a certificate builds on."""
+        """Each `ListEncoder` that is scanned for every image, whatever the budget: what a certificate builds on."""
         return ()
 
     def __call__(self, model: Any, images: Any, stage: int | None = None, progress: bool = False) -> np.ndarray:

@@ -26,6 +26,9 @@ class TransformedEncoder(Encoder):
             and more contrast, four shifts by one pixel, and Gaussian noise of three strengths.
         seed: int >= 0, of the noise.
         budget: decoder evaluations of each image at most; None is no limit.
+
+    Example:
+        >>> data = model.compress(images, encoder=rc.TransformedEncoder())
     """
 
     def __init__(
