@@ -1,7 +1,7 @@
 """Codecs for photographs whose latents have a factorised prior, or a hyperprior."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -14,11 +14,10 @@ from tf_robustcomp.compression.entropy_layers import EntropyBottleneck, Gaussian
 from tf_robustcomp.compression.integer_network import (
     ACTIVATION_BITS,
     IntegerParameters,
-    round_half_up,
-    straight_through,
 )
 from tf_robustcomp.compression.latent_code import Code, coarse
 from tf_robustcomp.compression.latent_codec import LatentCodec
+from tf_robustcomp.compression.rounding import Rounding
 from tf_robustcomp.compression.transforms import BLOCK, HyperAnalysis
 from tf_robustcomp.utils.checks import check_at_least
 
@@ -53,13 +52,11 @@ class FactorizedPrior(LatentCodec):
         """Return the latents."""
         return (y,)
 
-    def rounded(
-        self, latents: tuple[Any, ...], step: Any, rounding: Callable = round_half_up, noisy: Callable | None = None
-    ) -> tuple[Any, Any]:
+    def rounded(self, latents: tuple[Any, ...], step: Any, rounding: Rounding) -> tuple[Any, Any]:
         """Return ``(rounded latents, bits of each image (n,))``."""
         (y,) = latents
         decoded = ops.clip(rounding(y), -self.prior.LARGEST, self.prior.LARGEST)
-        return decoded, ops.sum(self.prior(noisy(y) if noisy else decoded), axis=(1, 2, 3))
+        return decoded, _total(rounding.bits(self.prior, y, decoded))
 
     def symbols(self, latents: tuple[Any, ...], step: Any) -> tuple[np.ndarray, ...]:
         """Return the rounded latents."""
@@ -144,9 +141,7 @@ class MeanScaleHyperprior(LatentCodec):
         """Return ``(latents, hyper-latents)``."""
         return y, self.hyper(y)
 
-    def rounded(
-        self, latents: tuple[Any, ...], step: Any, rounding: Callable = round_half_up, noisy: Callable | None = None
-    ) -> tuple[Any, Any]:
+    def rounded(self, latents: tuple[Any, ...], step: Any, rounding: Rounding) -> tuple[Any, Any]:
         """Return ``(rounded latents, bits of each image (n,))``."""
         y, z = latents
         hyper = ops.clip(rounding(z), -self.prior.LARGEST, self.prior.LARGEST)
@@ -157,12 +152,10 @@ class MeanScaleHyperprior(LatentCodec):
         mean_2, scale_2 = self.predictor.parameters(features, self.predictor.context(first / UNIT), step)
         mean, scale = mean * white + mean_2 * (1 - white), scale * white + scale_2 * (1 - white)
         decoded = rounding(y - mean * UNIT) + mean * UNIT
-        index = self.gaussian.index(scale)
-        if not noisy:  # as of the tables; attacks need the gradient
-            index = straight_through(index, ops.round(index))
-        bits = self.gaussian((noisy(y) if noisy else decoded) - mean * UNIT, index)
-        bits = ops.sum(bits, axis=(1, 2, 3)) + ops.sum(self.prior(noisy(z) if noisy else hyper), axis=(1, 2, 3))
-        return decoded, bits
+        index = rounding.table(self.gaussian.index(scale))
+        residual = y - mean * UNIT
+        bits = rounding.bits(lambda values: self.gaussian(values, index), residual, decoded - mean * UNIT)
+        return decoded, _total(bits) + _total(rounding.bits(self.prior, z, hyper))
 
     def symbols(self, latents: tuple[Any, ...], step: Any) -> tuple[np.ndarray, ...]:
         """Return the hyper-latents, and the latents less their means, rounded."""
@@ -252,6 +245,10 @@ class MeanScaleHyperprior(LatentCodec):
         """Return the constructor's arguments."""
         names = ("hyper_widths", "parameters_width")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+def _total(bits):
+    return ops.sum(bits, axis=(1, 2, 3))
 
 
 def _strips(rows):

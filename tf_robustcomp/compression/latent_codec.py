@@ -1,7 +1,7 @@
 """Codecs for photographs of any size at any rate: a transform, a gain that sets the rate, and an entropy model."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -12,8 +12,8 @@ from tf_robustcomp.backend.gradients import without_gradients
 from tf_robustcomp.coding import integer_symbols
 from tf_robustcomp.compression import photograph_stream, tiles
 from tf_robustcomp.compression.encoders import Encoder, LatentSearch
-from tf_robustcomp.compression.integer_network import round_half_up
 from tf_robustcomp.compression.latent_code import STEPS, Code, coarse, quality_steps
+from tf_robustcomp.compression.rounding import NoisyRounding, Rounding
 from tf_robustcomp.compression.training import MinMaxTraining
 from tf_robustcomp.compression.transforms import BLOCK, Analysis, Gain, Synthesis, quality_features
 from tf_robustcomp.data.distortion import distortion, squared_error
@@ -121,16 +121,13 @@ class LatentCodec(MinMaxTraining):
         """Return all that is rounded, for scaled latents (n, h, w, c): these first, then what else is coded."""
         raise NotImplementedError
 
-    def rounded(
-        self, latents: tuple[Any, ...], step: Any, rounding: Callable = round_half_up, noisy: Callable | None = None
-    ) -> tuple[Any, Any]:
+    def rounded(self, latents: tuple[Any, ...], step: Any, rounding: Rounding) -> tuple[Any, Any]:
         """Return ``(rounded latents (n, h, w, c), bits of each image (n,))``, with gradients.
 
         Args:
             latents: of `unrounded`.
             step: the quality as an integer from 0 to 255, (n,).
-            rounding: function of values, less their means, that rounds them.
-            noisy: function of values that adds noise: if given, the bits are those of noisy values, as in training.
+            rounding: that rounds latents less their means, and counts their bits.
         """
         raise NotImplementedError
 
@@ -350,8 +347,8 @@ class LatentCodec(MinMaxTraining):
         features = quality_features(quality)
         size = images.shape[1:3]
         y = self.gain(self.analysis(tiles.padded(images, self.side), features), features)
-        noisy = self._noisy if training else None
-        y, bits = self.rounded(self.unrounded(y), ops.floor(quality * 255.0 + 0.5), noisy=noisy)
+        rounding = NoisyRounding(self.random) if training else Rounding()
+        y, bits = self.rounded(self.unrounded(y), ops.floor(quality * 255.0 + 0.5), rounding)
         decoded = self.synthesis(self.inverse(y, features), features)
         return decoded[:, : size[0], : size[1]], bits
 
@@ -360,10 +357,6 @@ class LatentCodec(MinMaxTraining):
         if self.distortion == "msssim":
             return SIMILARITY_UNIT * (1 - ms_ssim(images, decoded))
         return ops.mean(ops.square(decoded - images), axis=(1, 2, 3)) * 255.0**2
-
-    def _noisy(self, values):
-        """Values with the noise that stands for rounding in training."""
-        return values + keras.random.uniform(ops.shape(values), -0.5, 0.5, seed=self.random)
 
     def _as_distortion(self, images, decoded, bits, quality, objective):
         """Images whose distortion is the number of bits, or bits and lambda times the distortion."""

@@ -9,11 +9,13 @@ from keras import ops
 
 from tf_robustcomp.backend.gradients import compiled, read, value_and_input_gradient
 from tf_robustcomp.compression import tiles
+from tf_robustcomp.compression.rounding import SoftRounding
 from tf_robustcomp.compression.transforms import BLOCK, quality_features
 
 LEAST_GAIN = 1e-6  # fraction by which a code must be cheaper to replace another: decoders differ in the last bits
 # One step size serves all latents: they are scaled so that rounding by 1 is right, which makes the curvature of
-# lambda * distortion near 12 / ln 2 bits for each of them.  Adam would move the many that hardly matter as far as others.
+# lambda * distortion near 12 / ln 2 bits for each of them.
+# Adam would move the many that hardly matter as far as the others.
 STEP_SIZE = 0.006
 MOMENTUM = 0.9
 LONGEST_STEP = 0.1
@@ -64,8 +66,8 @@ class LatentSearch:
 def anneal(search: LatentSearch, steps: int) -> None:
     """Offer the latents that gradient steps reach while their rounding grows harder (Yang, Bamler, Mandt 2020).
 
-    Large images go tile by tile; what is kept of a tile is out of reach of its border.  The rounding is the
-    differentiable one of Agustsson and Theis (2020, arXiv 2006.09952), which needs no random numbers.
+    Large images go tile by tile; what is kept of a tile is out of reach of its border.  The rounding is `SoftRounding`,
+    which needs no random numbers.
 
     Args:
         search: of an image.
@@ -111,16 +113,6 @@ def _split(point, shapes):
     return [ops.reshape(part, shape) for part, shape in zip(ops.split(point[0], ends), shapes, strict=True)]
 
 
-def softly_rounded(sharpness: Any) -> Any:
-    """Return a rounding that is the identity at sharpness 0 and hard at infinity."""
-
-    def rounding(values):
-        lower = ops.stop_gradient(ops.floor(values))
-        return lower + 0.5 + ops.tanh(sharpness * (values - lower - 0.5)) / (2 * ops.tanh(0.5 * sharpness))
-
-    return rounding
-
-
 _traced: weakref.WeakKeyDictionary[Any, dict] = weakref.WeakKeyDictionary()
 
 
@@ -136,7 +128,7 @@ def _slopes_of(model, shapes):
                 features = quality_features(quality)
 
                 def objective(point):
-                    y, bits = model.rounded(tuple(_split(point, shapes)), step, softly_rounded(sharpness))
+                    y, bits = model.rounded(tuple(_split(point, shapes)), step, SoftRounding(sharpness))
                     decoded = model.synthesis(model.inverse(y, features), features)
                     squares = ops.sum(counted * ops.square(decoded - image), axis=(1, 2, 3))
                     return bits + model.price_per_pixel(quality) * squares
