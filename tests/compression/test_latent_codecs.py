@@ -251,9 +251,9 @@ def test_damaged_patches_are_refused(model):
     inner = data[entry.start : entry.start + entry.size]
     size = container.read_header(inner).end
     nested = container.write(model_of(data), (64, 96, 3), 1, [container.Part(container.PATCHES, 1, data, 0)])
-    for part in (inner[:-1], inner + b"\0", inner[:size] + bytes(len(inner) - size), nested + inner[size:], b""):
+    for content in (inner[:-1], inner + b"\0", inner[:size] + bytes(len(inner) - size), nested + inner[size:], b""):
         with pytest.raises(rc.BitstreamError):
-            model.decompress(with_part(data, entry, part))
+            model.decompress(with_part(data, entry, content))
 
 
 def model_of(data):
@@ -263,6 +263,7 @@ def model_of(data):
 def with_part(data, entry, content):
     """The stream with another content of its last part, all checksums right."""
     header = container.read_header(data)
+    assert header.entries[-1] == entry
     kept = [
         container.Part(one.kind, one.coding, data[one.start : one.start + one.size], one.content_crc)
         for one in header.entries[:-1]

@@ -224,7 +224,7 @@ def _tiled(model, images, bound, side, encoder, carried):
         code, found = _image_in_tiles(model, image[None], bound, side, encoder)
         codes.append(code)
         chosen.append(found)
-    return _stream(model, images.shape[1:], codes, carried=[*carried, *_patches(model, images.shape[3], side, chosen)])
+    return _stream(model, images.shape[1:], codes, carried=carried, last=_patches(model, images.shape[3], side, chosen))
 
 
 def _image_in_tiles(model, image, bound, side, encoder):
@@ -234,23 +234,22 @@ def _image_in_tiles(model, image, bound, side, encoder):
     def coded(step):
         code = model.encode(coloured, 1 - step / 64, encoder)
         decoded = np.round(_uncoloured(model.decode(code), image.shape[3]) * 255) / 255
-        return code, np.flatnonzero(patches.errors(image, decoded, side).ravel() > bound * (1 - ROUNDING))
+        return code, np.flatnonzero(patches.errors(image, decoded, side).ravel() > bound * (1 - ROUNDING)).tolist()
 
     def needs_none(step):
-        return None if len(coded(step)[1]) else step
+        return None if coded(step)[1] else step
 
-    def whole(code, failing):
+    def with_patches(code, failing):
         for place in set(failing) - set(own):
             own[place] = _within(model, tiles[[place]], bound, encoder)
-        found = [own.get(place) if place in set(failing) else None for place in range(len(tiles))]
-        return found, len(
-            _stream(model, image.shape[1:], [code], carried=_patches(model, image.shape[3], side, [found]))
-        )
+        found = [own[place] if place in failing else None for place in range(len(tiles))]
+        patched = _patches(model, image.shape[3], side, [found])
+        return found, len(_stream(model, image.shape[1:], [code], last=patched))
 
     best, shortest = None, np.inf
     for step in range(_last(needs_none, 65) or 0, 65, SIXTEENTH):
         code, failing = coded(step)
-        found, size = whole(code, failing)
+        found, size = with_patches(code, failing)
         if size >= shortest:
             break
         best, shortest = (code, found), size
@@ -287,7 +286,7 @@ def _last(attempt, count, enough=lambda found: False):
 # The parts of a stream.
 
 
-def _stream(model, image_shape, codes, images=(), carried=()):
+def _stream(model, image_shape, codes, images=(), carried=(), last=()):
     """Bytes of codes, of which each that is None stands for one of the images that are stored."""
     parts, count = list(carried), sum(1 if code is None else len(code) for code in codes)
     coded = [code for code in codes if code is not None]
@@ -301,7 +300,7 @@ def _stream(model, image_shape, codes, images=(), carried=()):
         model.push(stack, code)
         data = code.steps.astype(STEP).tobytes() + stack.to_bytes(model.least_bits((len(code), *model.grid(code.size))))
         parts.append(Part(CODES, ENTROPY, data, _checksum(code.symbols, code.steps, code.size)))
-    return container.write(fingerprint(model), image_shape, count, parts)
+    return container.write(fingerprint(model), image_shape, count, [*parts, *last])
 
 
 def _joined(codes):
