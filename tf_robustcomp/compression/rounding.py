@@ -1,5 +1,6 @@
 """Ways to round latents, each with the bits that they count: in coding, in training, in a search."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,11 @@ import keras
 from keras import ops
 
 from tf_robustcomp.compression.integer_network import round_half_up, straight_through
+
+
+# Bits that a squared error of a latent is worth at the step 1 of rounding, where the step is best: the slope of
+# -log2(step) + WORTH * step^2 / 12 is 0 there.
+WORTH = 6 / math.log(2)
 
 
 class Rounding:
@@ -53,8 +59,10 @@ class NoisyRounding(Rounding):
 class SoftRounding(Rounding):
     """Rounds by the differentiable function of Agustsson and Theis (2020, arXiv 2006.09952), for a search.
 
-    A value between two integers counts as the bits of both, in proportion.  The entropy model at the value itself would
-    call it nearly free where the distribution is narrow, and the search would end between integers.
+    A value between two integers stands for one of them, taken at random in proportion, and counts as that does on average:
+    the bits of both, and the distortion of its variance.  At the value itself the entropy model would call it nearly free
+    where the distribution is narrow and the distortion would be that of no rounding, so the search would end between
+    integers.
 
     Args:
         sharpness: scalar; 0 is the identity, infinity is hard.
@@ -70,7 +78,7 @@ class SoftRounding(Rounding):
         return lower + 0.5 + slope / (2 * ops.tanh(0.5 * self.sharpness))
 
     def bits(self, cost: Callable, values: Any, rounded: Any) -> Any:
-        """Return the bits of the two neighbouring integers, in proportion."""
+        """Return the bits of the two neighbouring integers, in proportion, and those that the variance is worth."""
         lower = ops.stop_gradient(ops.floor(rounded))
         share = rounded - lower
-        return (1 - share) * cost(lower) + share * cost(lower + 1)
+        return (1 - share) * cost(lower) + share * cost(lower + 1) + WORTH * share * (1 - share)

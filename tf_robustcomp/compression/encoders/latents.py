@@ -14,12 +14,11 @@ from tf_robustcomp.compression.transforms import BLOCK, quality_features
 
 LEAST_GAIN = 1e-6  # fraction by which a code must be cheaper to replace another: decoders differ in the last bits
 # One step size serves all latents: they are scaled so that rounding by 1 is right, which makes the curvature of
-# lambda * distortion near 12 / ln 2 bits for each of them.
-# Adam would move the many that hardly matter as far as the others.
-STEP_SIZE = 0.006
+# lambda * distortion near 12 / ln 2 bits for each.  Adam would move the many that hardly matter as far as the others.
+STEP_SIZE = 0.003
 MOMENTUM = 0.9
 LONGEST_STEP = 0.1
-SHARPNESS = (2.0, 10.0)  # of the soft rounding, at the first and at the last step
+SHARPNESS = (6.0, 15.0)  # of the soft rounding, at the first and at the last step
 
 
 class LatentSearch:
