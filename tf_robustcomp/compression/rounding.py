@@ -9,7 +9,6 @@ from keras import ops
 
 from tf_robustcomp.compression.integer_network import round_half_up, straight_through
 
-
 # Bits that a squared error of a latent is worth at the step 1 of rounding, where the step is best: the slope of
 # -log2(step) + WORTH * step^2 / 12 is 0 there.
 WORTH = 6 / math.log(2)
@@ -59,10 +58,9 @@ class NoisyRounding(Rounding):
 class SoftRounding(Rounding):
     """Rounds by the differentiable function of Agustsson and Theis (2020, arXiv 2006.09952), for a search.
 
-    A value between two integers stands for one of them, taken at random in proportion, and counts as that does on average:
-    the bits of both, and the distortion of its variance.  At the value itself the entropy model would call it nearly free
-    where the distribution is narrow and the distortion would be that of no rounding, so the search would end between
-    integers.
+    A value between two integers stands for one of them, at random in proportion, and counts as that does on average:
+    the bits of both, and the distortion of its variance.  At the value itself the entropy model would call it nearly
+    free where the distribution is narrow, and nothing would be distorted, so the search would end between integers.
 
     Args:
         sharpness: scalar; 0 is the identity, infinity is hard.
