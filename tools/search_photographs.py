@@ -2,8 +2,8 @@
 
     python tools/search_photographs.py FOLDER --out results/photographs/search.csv
 
-Each row is one encoder and quality: bits per pixel of the streams, PSNR, rate + lambda * distortion in bits per pixel and
-seconds, as means over central crops.  Prints Bjontegaard's difference of rates, by the package bjontegaard.
+Each row is one encoder and quality: bits per pixel of the streams, PSNR, rate + lambda * distortion per pixel, and
+seconds, as means over central crops.  It prints Bjontegaard's difference of rates, by the package bjontegaard.
 """
 
 import argparse

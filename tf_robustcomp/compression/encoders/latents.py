@@ -108,8 +108,11 @@ def _annealed(search, image, counted, latents, steps):
 
 
 def _split(point, shapes):
-    ends = np.cumsum([np.prod(shape) for shape in shapes])[:-1]
-    return [ops.reshape(part, shape) for part, shape in zip(ops.split(point[0], ends), shapes, strict=True)]
+    """The arrays of some shapes that stand in a row (1, m) one after another."""
+    ends = np.cumsum([0, *(np.prod(shape) for shape in shapes)])
+    return [
+        ops.reshape(point[0, first:last], shape) for first, last, shape in zip(ends[:-1], ends[1:], shapes, strict=True)
+    ]
 
 
 _traced: weakref.WeakKeyDictionary[Any, dict] = weakref.WeakKeyDictionary()
