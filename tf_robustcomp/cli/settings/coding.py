@@ -50,6 +50,9 @@ class CodecSettings(EncoderSettings):
     max_distortion: float | None = field(
         None, "sum of squared errors of a tile, on [0, 1], that is never exceeded, at the price of bits", above=0
     )
+    tile: int = field(
+        0, "encode photographs: --max-distortion holds for every tile of so many pixels a side (0 = whole picture)"
+    )
     resize: bool = field(False, "encode: first bring pictures to the model's size, as in training")
     stage: int = field(0, "decode: how much of the code to use (0 = all)", minimum=0)
     similarity: bool = field(True, "encode: measure MS-SSIM too; --nosimilarity is faster for many sizes of pictures")

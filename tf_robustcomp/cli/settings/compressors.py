@@ -118,7 +118,11 @@ class PhotographSettings(AttackSettings):
         (0.0012, 0.07), "weight of the mean squared error against bits per pixel at quality 0 and 1"
     )
     attacked: str = field("distortion", "what the adversary makes large", choices=("distortion", "rate", "both"))
+    distortion: str = field(
+        "mse", "what is weighed against the rate: mean squared error, or 1 - MS-SSIM", choices=("mse", "msssim")
+    )
     crop: int = field(192, "pixels of a side of the training crops, a multiple of 64", minimum=64)
+    shrink: float = field(1.0, "half of the crops are made smaller by up to this factor", minimum=1, maximum=8)
     batch_size: int = field(16, "crops in a batch", minimum=1)
     steps: int = field(20_000, "steps of the whole training", minimum=1, length=True)
     learning_rate: float = field(8e-4, "of Adam, at the start; falls to 0 as a cosine", above=0)
