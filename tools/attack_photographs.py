@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def attacked(models, images, words):
     """Yield a row for each model, radius, objective and encoder."""
-    encoders = {"network": None}
+    encoders: dict[str, rc.SearchEncoder | None] = {"network": None}
     if words.search:
         encoders["search"] = rc.SearchEncoder(gradient_steps=words.search)
     for label, model in models.items():

@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     for quality in QUALITIES:
         for name, encoder in (("network", None), ("search", rc.SearchEncoder(gradient_steps=words.steps))):
             began = time.perf_counter()
-            values = np.mean([measured(model, image, quality, encoder) for image in images], axis=0)
+            values = list(np.mean([measured(model, image, quality, encoder) for image in images], axis=0))
             row = (name, quality, *np.round(values, 5), round((time.perf_counter() - began) / len(images), 2))
             rows.append(dict(zip(COLUMNS, row, strict=True)))
             print(*row, sep="\t", flush=True)

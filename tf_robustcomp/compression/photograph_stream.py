@@ -229,7 +229,8 @@ def _tiled(model, images, bound, side, encoder, carried):
 
 def _image_in_tiles(model, image, bound, side, encoder):
     """``(code, patches)`` of an image, the shortest on the way down from the quality that needs no patches."""
-    coloured, tiles, own = _coloured(model, image), patches.cut(image, side), {}
+    coloured, tiles = _coloured(model, image), patches.cut(image, side)
+    own: dict = {}
 
     def coded(step):
         code = model.encode(coloured, 1 - step / 64, encoder)

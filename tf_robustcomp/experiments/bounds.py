@@ -101,7 +101,7 @@ def of_model(settings: Any) -> None:
             file = Path(folder) / f"network{SPARSE}"
             save_sparse(load_trained(path), file)
             model, bits = load_sparse(file), 8 * file.stat().st_size
-    bits += math.log2(settings.compared)
+    bits = bits + math.log2(settings.compared)
     shape = tuple(data["train"][0].shape[1:])
     if tuple(model.input_shape[1:]) != shape:
         raise InvalidArgument(

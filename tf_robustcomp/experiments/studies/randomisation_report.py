@@ -104,7 +104,7 @@ def _complete(rows, records):
         accuracy, images = float(row["train_accuracy"]), int(row.get("train_records") or 0)
         proportion, target = float(row["proportion_random"]), float(row["target_sparsity"])
         needed = summary.needed_bits(proportion, accuracy, images)
-        row["least_bits"] = needed if needed == "" else round(needed)
+        row["least_bits"] = needed if needed == "" else round(float(needed))
         row["file_bits"] = round(statistics.mean(sizes[proportion, target])) if (proportion, target) in sizes else ""
     return kept
 
