@@ -38,7 +38,7 @@ class SuccessiveRefinement(TwoStageModel):
         >>> model = rc.SuccessiveRefinement((3, 7), levels=12, width=8)
         >>> model.compile("adam", adversary=rc.WassersteinBall(gamma=1.0), attacked_fraction=0.5)
         >>> model.fit(train_images, epochs=5)
-        >>> first, both = model(images, stage=0), model(images)
+        >>> first, both = model(images, stage=1), model(images)
     """
 
     compile_settings = (*TwoStageModel.compile_settings, "warmup_steps", "attacked_fraction")

@@ -101,13 +101,13 @@ def of_model(settings: Any) -> None:
             file = Path(folder) / f"network{SPARSE}"
             save_sparse(load_trained(path), file)
             model, bits = load_sparse(file), 8 * file.stat().st_size
-    bits = bits + math.log2(settings.compared)
+    paid = bits + math.log2(settings.compared)
     shape = tuple(data["train"][0].shape[1:])
     if tuple(model.input_shape[1:]) != shape:
         raise InvalidArgument(
             f"--data must hold images {tuple(model.input_shape[1:])} for this network. Found: {shape}"
         )
-    row = _bounds(settings, path.name, model, bits, data, slice(None))
+    row = _bounds(settings, path.name, model, paid, data, slice(None))
     _print([row], f"if its architecture was fixed before, but for a choice of {settings.compared}")
     _hint(settings, row)
 

@@ -51,7 +51,7 @@ def prune(
         InvalidArgument: an argument breaks its rule.
 
     Example:
-        >>> rc.prune(model, 0.5, "sparsegpt", images[:256], pattern=rc.NM(2, 4), include="dense")
+        >>> rc.prune(model, 0.5, "sparsegpt", images[:256], pattern=rc.NM(2, 4), include="dense/kernel")
         >>> rc.recalibrate(model, images[:256])
         >>> rc.prune(model, 0.9, "snip", (images[:256], labels[:256]), distribution="global")
     """

@@ -224,7 +224,7 @@ class Blocks(Pattern):
         columns: int >= 1, outputs of a block; must divide the last axis.
 
     Example:
-        >>> rc.prune(model, 0.5, pattern=rc.Blocks(4, 4), include="dense")
+        >>> rc.prune(model, 0.5, pattern=rc.Blocks(4, 4), include="dense/kernel")
     """
 
     rows: int = 4
@@ -277,7 +277,7 @@ class NM(_Weights):
             an EinsumDense sums over; of a variable without a layer the last but one.
 
     Example:
-        >>> rc.prune(model, 0.5, pattern=rc.NM(2, 4), include="dense")  # two of four inputs stay
+        >>> rc.prune(model, 0.5, pattern=rc.NM(2, 4), include="dense/kernel")  # two of four inputs stay
     """
 
     n: int = 2
