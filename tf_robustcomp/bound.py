@@ -2,6 +2,7 @@
 
     python -m tf_robustcomp.bound --data mnist --method quantize --bit-weights 2,4
     python -m tf_robustcomp.bound --data mnist --prior-share 0.5
+    python -m tf_robustcomp.bound --data mnist --start out-bound/w3-s0/network.rcnb --bit-weights 1,10 --epochs 1
     python -m tf_robustcomp.bound --data mnist --model out-bound/w4-s0/network.rcnb
 
 Trains a network that has a short code for each point of the grid, writes its file, reads it back, evaluates what it

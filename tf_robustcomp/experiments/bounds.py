@@ -78,7 +78,9 @@ def draw(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         axis.plot(
             *zip(*points, strict=True) if points else ((), ()), **drawing.line(number), label=name.replace("_", " ")
         )
-    axis.axhline(float(ordered[0]["chance"]), color="grey", linewidth=0.8, linestyle=":", label="guessing")
+    chance = float(ordered[0]["chance"])
+    if max(float(row["bound"]) for row in rows) > chance / 2:  # else it would only press the lines together
+        axis.axhline(chance, color="grey", linewidth=0.8, linestyle=":", label="guessing")
     axis.set(xlabel="bits of the code", ylabel="fraction of images", ylim=(0, None))
     axis.grid(alpha=0.3)
     axis.legend()
