@@ -82,10 +82,10 @@ class SearchEncoder(Encoder):
         """Offer the latents that gradient steps reach."""
         if self.starts is not None:
             super().improve_latents(search)
-        left = min(self.gradient_steps, (search.limit - search.used - 1) // GRADIENT_COST)
-        if left >= 1:
-            anneal(search, int(left))
-            search.used += int(left) * GRADIENT_COST
+        steps = int(min(self.gradient_steps, (search.limit - search.used - 1) / GRADIENT_COST))
+        if steps >= 1:
+            anneal(search, steps)
+            search.used += steps * GRADIENT_COST
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
