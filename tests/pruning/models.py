@@ -4,6 +4,9 @@ import keras
 import numpy as np
 from keras import layers
 
+# A few steps cost less than the trace of one; JAX would compile each operation by itself.
+EAGERLY = keras.backend.backend() != "jax"
+
 
 def dense_net(activation="tanh"):
     """(n, 8) -> logits (n, 4), two dense layers."""

@@ -6,7 +6,7 @@ import pytest
 from keras import layers, ops
 
 import tf_robustcomp as rc
-from tests.pruning.models import compiled, dense_net, kernels, small_data
+from tests.pruning.models import EAGERLY, compiled, dense_net, kernels, small_data
 
 
 def values(variable):
@@ -61,8 +61,7 @@ def dropout_net(optimizer="adam"):
     model = keras.Sequential(
         [keras.Input((8,)), layers.Dense(12, "relu"), layers.BatchNormalization(), layers.Dropout(0.3), layers.Dense(4)]
     )
-    eagerly = keras.backend.backend() != "jax"  # where each operation is compiled by itself
-    return compiled(model, optimizer, run_eagerly=eagerly, metrics=["accuracy"])
+    return compiled(model, optimizer, run_eagerly=EAGERLY, metrics=["accuracy"])
 
 
 class Stop(keras.callbacks.Callback):
