@@ -103,7 +103,7 @@ class CompressorSettings(AttackSettings):
 
 @dataclasses.dataclass(frozen=True)
 class PhotographSettings(AttackSettings):
-    """Flags that train a codec for photographs; the defaults are those of the one that comes with the package."""
+    """Flags that train a codec for photographs; by default of the form of the one that comes with the package."""
 
     data: str = field("photographs", "folder of pictures in colour; every tenth is for test", path=True)
     train_dir: str = field("out-photo", "run directory", operational=True)
