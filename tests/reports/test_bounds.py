@@ -27,7 +27,15 @@ def row_of(path):
 
 
 def test_there_are_results():
-    assert {name for name, _ in ROWS} >= {"cifar10", "mnist", "mnist-curve", "mnist-prior", "mnist-views", "random"}
+    assert {name for name, _ in ROWS} >= {
+        "cifar10",
+        "mnist",
+        "mnist-curve",
+        "mnist-prior",
+        "mnist-views",
+        "random",
+        "subspace",
+    }
     assert (FOLDER / "mnist-curve.png").is_file()
 
 
