@@ -126,4 +126,3 @@ def test_all_corruptions_are_the_default(blocks):
 def test_bad_arguments_are_refused(blocks, arguments, message):
     with pytest.raises(rc.InvalidArgument, match=message):
         rc.corruption_curve(shrinking(0.5), blocks, **arguments)
-
