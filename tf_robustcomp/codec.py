@@ -15,8 +15,9 @@ run directory, or a .keras file; without it, photographs are coded by the model 
 picture EXIF's orientation is applied, another colour profile and CMYK are brought to sRGB, transparency is kept
 losslessly, and 8 bits a channel are kept.  A training fits the probabilities itself when it ends.
 
---encoder=search looks for nearer codes than the network's, --encoder=list scans the list of fit-list, and
---encoder=list,search does both.  The file and its decoder do not depend on it.
+--encoder=search looks for nearer codes than the network's (of photographs, for the least rate + lambda * distortion),
+--encoder=list scans the list of fit-list, and --encoder=list,search does both.  The file and its decoder do not depend
+on it.
 """
 
 import functools

@@ -89,6 +89,37 @@ def test_a_promise_is_kept_by_the_picture_that_is_written(tmp_path):
     assert np.sum((found - colours() / 255) ** 2) <= 5
 
 
+def test_a_promise_for_tiles_is_kept_by_the_picture_that_is_written(tmp_path, capsys):
+    pixels = colours(100, 150)
+    pixels[:30, :30] = np.random.default_rng(0).integers(0, 256, (30, 30, 3))
+    Image.fromarray(pixels).save(tmp_path / "p.png")
+    found = np.asarray(there_and_back(tmp_path, tmp_path / "p.png", "--max-distortion=3", "--tile=32")) / 255
+    squares = np.sum((found - pixels / 255) ** 2, axis=2)
+    assert max(squares[r : r + 32, c : c + 32].sum() for r in range(0, 100, 32) for c in range(0, 150, 32)) <= 3
+    assert codec.main(["info", str(tmp_path / "x.rcbs")]) == 0
+    assert "the tiles with codes of their own" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_search_makes_a_smaller_cost_at_the_command_line(tmp_path):
+    pixels = colours(64, 64)
+    Image.fromarray(pixels).save(tmp_path / "p.png")
+    costs = []
+    for words in ([], ["--encoder=search", "--encoder-budget=30"]):
+        found = there_and_back(tmp_path, tmp_path / "p.png", "--quality=0.8", *words)
+        squares = np.sum((np.asarray(found) / 255 - pixels / 255) ** 2)
+        size = 8 * (tmp_path / "x.rcbs").stat().st_size
+        costs.append(size + rc.load_pretrained("photo").price_per_pixel(0.8) * squares)
+        (tmp_path / "x.rcbs").unlink()
+    assert costs[1] <= costs[0] + 64  # whole words, and pixels of 8 bits
+
+
+def test_what_needs_images_of_one_size_gets_one_line(tmp_path, capsys):
+    for action in ("fit", "fit-list"):
+        assert codec.main([action, "--model=photo", "--data=digits"]) == 2
+        assert "are for images of one size" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -96,7 +127,10 @@ def test_a_promise_is_kept_by_the_picture_that_is_written(tmp_path):
         (["--quality=0.5", "--target-bpp=1"], "give one of quality, target_bpp and max_distortion"),
         (["--mode=fixed"], "codes one source into a file"),
         (["--resize"], "codes one source into a file"),
-        (["--encoder=search"], "codes one source into a file"),
+        (["--encoder=list"], "photographs take search"),
+        (["--encoder=transformed"], "encoder must be a NetworkEncoder or a SearchEncoder"),
+        (["--tile=64"], "tile must be 16 or more, with max_distortion"),
+        (["--tile=8", "--max-distortion=5"], "tile must be 16 or more, with max_distortion"),
         (["second.png"], "codes one source into a file"),
         (["--target-bpp=0.0001"], "cannot be met"),
     ],

@@ -167,6 +167,122 @@ def test_training_lowers_rate_and_distortion(model):
     assert cost() < 0.7 * before and set(history) >= {"loss", "distortion"}
 
 
+def test_a_search_never_costs_more_and_streams_stay_the_same(model):
+    """Its rate + lambda * distortion, computed here from the stream, is at most that of the network's code."""
+    images = photographs(2, 70, 64, 3)
+    model.start_from(photographs(60, 64, 128, 3, seed=2)).fit_entropy_model()
+    encoder = rc.SearchEncoder(gradient_steps=8)
+
+    def costs(**kwargs):
+        found = []
+        for image in images:
+            data = model.compress(image[None], quality=0.8, **kwargs)
+            error = 255**2 * np.mean((model.decompress(data) - image) ** 2)
+            lowest, highest = model.lambdas
+            found.append(8 * len(data) + lowest * (highest / lowest) ** 0.8 * error * 70 * 64)
+        return np.array(found)
+
+    clean, searched = costs(), costs(encoder=encoder)
+    assert (searched <= clean + 32).all() and searched.sum() < 0.999 * clean.sum()  # streams end at whole words
+    data = model.compress(images, quality=0.8, encoder=encoder)
+    assert data == model.compress(images, quality=0.8, encoder=encoder)  # no random numbers
+    assert np.array_equal(model.decompress(data), model.decode(model.encode(images, 0.8, encoder)))
+    code = model.encode(images, 0.8)
+    for number, one in enumerate(code):
+        bits = photograph_stream.estimated_bits(model, one)
+        squares = np.sum((model.decode(one) - images[number]) ** 2)
+        assert model.cost(images, code)[number] == pytest.approx(bits + model.price_per_pixel(0.8) * squares, rel=1e-4)
+
+
+def test_a_large_image_is_searched_tile_by_tile(model, monkeypatch):
+    monkeypatch.setattr(tiles, "TILE", 64)
+    images = photographs(1, 70, 150, 3)
+    model.start_from(photographs(60, 64, 128, 3, seed=2)).fit_entropy_model()
+    code = model.encode(images, 0.8, rc.SearchEncoder(gradient_steps=4))
+    assert model.cost(images, code)[0] <= model.cost(images, model.encode(images, 0.8))[0]
+
+
+@pytest.mark.parametrize(
+    "encoder", [rc.NetworkEncoder(), rc.SearchEncoder(budget=2), rc.BestOf([rc.SearchEncoder(0, 0)])]
+)
+def test_an_encoder_without_a_search_gives_the_code_of_the_network(encoder):
+    model, images = codec("hyperprior"), photographs(1, 64, 64, 3)
+    assert model.compress(images, encoder=encoder) == model.compress(images)
+
+
+@pytest.mark.parametrize("encoder", [rc.TransformedEncoder(), rc.SearchEncoder(starts=rc.ListEncoder([[1, 2]]))])
+def test_encoders_of_models_of_one_size_are_refused(encoder):
+    with pytest.raises(rc.InvalidArgument, match="encoder must be a NetworkEncoder or a SearchEncoder"):
+        codec("factorized").compress(photographs(1, 64, 64, 3), encoder=encoder)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_promise_holds_for_every_tile(model, channels):
+    """Whatever its size: each tile is measured here, alone."""
+    images = photographs(2, 70, 130, channels)
+    images[0, :40, :40] = np.random.default_rng(1).integers(0, 256, (40, 40, channels)) / 255  # hard to code
+    model.start_from(photographs(60, 64, 128, 3, seed=2)).fit_entropy_model()
+    stream = model.compress(images, max_distortion=40.0, tile=32)
+    decoded = np.round(model.decompress(stream) * 255) / 255
+    errors = [
+        np.sum((one[row : row + 32, column : column + 32] - other[row : row + 32, column : column + 32]) ** 2)
+        for one, other in zip(images.astype(float), decoded, strict=True)
+        for row in range(0, 70, 32)
+        for column in range(0, 130, 32)
+    ]
+    assert max(errors) <= 40.0
+    assert container.read_header(stream).entry(container.PATCHES)
+    whole = model.compress(images, max_distortion=40.0)  # holds for the sum over all tiles, so it is longer
+    assert len(stream) < len(whole)
+    with pytest.raises(rc.InvalidArgument, match="tile must be 16 or more, with max_distortion"):
+        model.compress(images, tile=32)
+
+
+def test_tiles_that_no_code_brings_near_are_stored(model):
+    images = photographs(1, 40, 40, 3)
+    assert np.array_equal(model.decompress(model.compress(images, max_distortion=1e-6, tile=16)), images)
+
+
+def test_damaged_patches_are_refused(model):
+    images = photographs(1, 64, 96, 3)
+    images[0, :16, :16] = np.random.default_rng(1).integers(0, 256, (16, 16, 3)) / 255
+    data = bytes(model.compress(images, max_distortion=30.0, tile=16))
+    entry = container.read_header(data).entry(container.PATCHES)
+    inner = data[entry.start : entry.start + entry.size]
+    size = container.read_header(inner).end
+    nested = container.write(model_of(data), (64, 96, 3), 1, [container.Part(container.PATCHES, 1, data, 0)])
+    for content in (inner[:-1], inner + b"\0", inner[:size] + bytes(len(inner) - size), nested + inner[size:], b""):
+        with pytest.raises(rc.BitstreamError):
+            model.decompress(with_part(data, entry, content))
+
+
+def model_of(data):
+    return container.read_header(data).fingerprint
+
+
+def with_part(data, entry, content):
+    """The stream with another content of its last part, all checksums right."""
+    header = container.read_header(data)
+    assert header.entries[-1] == entry
+    kept = [
+        container.Part(one.kind, one.coding, data[one.start : one.start + one.size], one.content_crc)
+        for one in header.entries[:-1]
+    ]
+    bits = content[container.read_header(content).end :] if content else b""
+    part = container.Part(entry.kind, entry.coding, content, zlib.crc32(bits))
+    return container.write(header.fingerprint, header.image_shape, header.count, [*kept, part])
+
+
+def test_training_takes_ms_ssim_for_its_distortion():
+    model, images = codec("factorized"), photographs(8, 64, 64, 3)
+    model.compile(rc.Adam(2e-3), distortion="msssim")
+    assert model.get_compile_config()["distortion"] == "msssim"
+    losses = model.fit(images, epochs=6, batch_size=8, verbose=0).history["loss"]
+    assert np.isfinite(losses).all() and losses[-1] < losses[0]
+    with pytest.raises(rc.InvalidArgument, match="distortion must be"):
+        model.compile("adam", distortion="psnr")
+
+
 @pytest.mark.slow
 def test_training_against_an_adversary_is_that_of_every_compressor():
     model = codec("hyperprior")

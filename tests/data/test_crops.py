@@ -45,6 +45,15 @@ def test_crops_are_pieces_of_the_pictures(folder):
     assert np.isin(np.round(crops(images[:1], 4, 64, 1, 2) * 255), values).all()
 
 
+def test_half_of_the_crops_are_made_smaller():
+    """Stripes of two pixels stay black and white where nothing is resized."""
+    stripes = np.tile(np.repeat(np.array([0, 255], np.uint8), 2)[None, :, None], (256, 64, 3))
+    batch = crops([stripes], 200, 64, 0, 0, shrink=2.0)
+    whole = np.mean([np.isin(crop, (0, 1)).all() for crop in batch])
+    assert batch.shape == (200, 64, 64, 3) and 0.4 < whole < 0.6
+    assert np.allclose(batch.mean(), 0.5, atol=0.02)
+
+
 @pytest.mark.tensorflow_only
 def test_batches_follow_from_seed_and_step_wherever_a_run_goes_on(folder):
     images = photographs(folder, "train", 64)

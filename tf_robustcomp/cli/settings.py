@@ -174,7 +174,7 @@ class CompressorSettings(AttackSettings):
 
 @dataclasses.dataclass(frozen=True)
 class PhotographSettings(AttackSettings):
-    """Flags that train a codec for photographs; the defaults are those of the one that comes with the package."""
+    """Flags that train a codec for photographs; by default of the form of the one that comes with the package."""
 
     data: str = field("photographs", "folder of pictures in colour; every tenth is for test", path=True)
     train_dir: str = field("out-photo", "run directory", operational=True)
@@ -189,7 +189,11 @@ class PhotographSettings(AttackSettings):
         (0.0012, 0.07), "weight of the mean squared error against bits per pixel at quality 0 and 1"
     )
     attacked: str = field("distortion", "what the adversary makes large", choices=("distortion", "rate", "both"))
+    distortion: str = field(
+        "mse", "what is weighed against the rate: mean squared error, or 1 - MS-SSIM", choices=("mse", "msssim")
+    )
     crop: int = field(192, "pixels of a side of the training crops, a multiple of 64", minimum=64)
+    shrink: float = field(1.0, "half of the crops are made smaller by up to this factor", minimum=1, maximum=8)
     batch_size: int = field(16, "crops in a batch", minimum=1)
     steps: int = field(20_000, "steps of the whole training", minimum=1, length=True)
     learning_rate: float = field(8e-4, "of Adam, at the start; falls to 0 as a cosine", above=0)
@@ -449,6 +453,9 @@ class CodecSettings(EncoderSettings):
     mode: str = field("entropy", "coding of the symbols", choices=("entropy", "fixed"))
     max_distortion: float | None = field(
         None, "sum of squared errors of a tile, on [0, 1], that is never exceeded, at the price of bits", above=0
+    )
+    tile: int = field(
+        0, "encode photographs: --max-distortion holds for every tile of so many pixels a side (0 = whole picture)"
     )
     resize: bool = field(False, "encode: first bring pictures to the model's size, as in training")
     stage: int = field(0, "decode: how much of the code to use (0 = all)", minimum=0)

@@ -26,12 +26,13 @@ ENTRY = struct.Struct("<BBIII")
 CHECKSUM = struct.Struct("<I")
 
 # Kinds of parts below the stages' own numbers.
-KINDS, LOSSLESS, LAYOUT, ALPHA = 201, 202, 203, 204
+KINDS, LOSSLESS, LAYOUT, ALPHA, PATCHES = 201, 202, 203, 204, 205
 NAMES = {
     KINDS: "the images' kinds",
     LOSSLESS: "the images stored losslessly",
     LAYOUT: "the layout",
     ALPHA: "the transparency",
+    PATCHES: "the tiles with codes of their own",
 }
 FIXED, ENTROPY, DEFLATE, PNG = 0, 1, 2, 3
 CODINGS = {FIXED: "fixed", ENTROPY: "entropy", DEFLATE: "deflate", PNG: "png"}

@@ -24,8 +24,8 @@ from tf_robustcomp.utils.checks import printable
 from tf_robustcomp.utils.errors import BitstreamError, DataError, InvalidArgument
 
 NO_TILES = (
-    "a model for images of any size codes one source into a file, in entropy mode, by its own network: give one, and "
-    "no --mode, --resize or --encoder"
+    "a model for images of any size codes one source into a file, in entropy mode: run it for each, with neither "
+    "--mode nor --resize"
 )
 NO_LAYOUT = "made by compress(), not by this command: read it with decompress()"
 
@@ -41,6 +41,7 @@ def encode_files(
     encoder: Encoder | None = None,
     quality: float | None = None,
     target_bpp: float | None = None,
+    tile: int | None = None,
 ) -> tuple[list[Pictures], list[Pictures], bitstream.Cost]:
     """Write pictures into one compressed file.
 
@@ -56,7 +57,7 @@ def encode_files(
         resize: whether pictures are first resized to the model's size, as in training.
         progress: whether to show a progress bar.
         encoder: that finds the codes, as in `CompressionModel.compress`.
-        quality, target_bpp: as in `LatentCodec.compress`; of a model for images of any size.
+        quality, target_bpp, tile: as in `LatentCodec.compress`; of a model for images of any size.
 
     Returns:
         ``(pictures, the same as the file decodes, cost)``
@@ -66,7 +67,7 @@ def encode_files(
         InvalidArgument: a file is given twice, or an argument breaks its rule.
     """
     items = [pictures.read(source, name) for name, source in pictures.find(sources).items()]
-    if model.image_shape is None and (len(items) > 1 or mode != "entropy" or resize or encoder is not None):
+    if model.image_shape is None and (len(items) > 1 or mode != "entropy" or resize):
         raise InvalidArgument(NO_TILES)
     if resize:
         items = [_resized(item, model.image_shape[:2]) for item in items]
@@ -77,11 +78,13 @@ def encode_files(
             raise DataError(f"{printable(item.name)}: a name that cannot be decoded to; rename the file") from None
     if model.image_shape is None:
         data, cost = photograph_stream.from_pixels(
-            model, items[0].pixels, _layout(items), quality, target_bpp, max_distortion
+            model, items[0].pixels, _layout(items), quality, target_bpp, max_distortion, encoder, tile
         )
         return items, _written(model, data, out, progress), cost
-    if quality is not None or target_bpp is not None:
-        raise InvalidArgument("quality and target_bpp are for models of images of any size; this one has one rate")
+    if quality is not None or target_bpp is not None or tile is not None:
+        raise InvalidArgument(
+            "quality, target_bpp and tile are for models of images of any size; this one has one rate"
+        )
     tiles = np.concatenate([pictures.to_tiles(item.pixels, model.image_shape) for item in items])
     data, cost = bitstream.compress(
         model,

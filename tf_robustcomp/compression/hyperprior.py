@@ -14,10 +14,10 @@ from tf_robustcomp.compression.entropy_layers import EntropyBottleneck, Gaussian
 from tf_robustcomp.compression.integer_network import (
     ACTIVATION_BITS,
     IntegerParameters,
-    round_half_up,
-    straight_through,
 )
-from tf_robustcomp.compression.latent_codec import Code, LatentCodec, coarse
+from tf_robustcomp.compression.latent_code import Code, coarse
+from tf_robustcomp.compression.latent_codec import LatentCodec
+from tf_robustcomp.compression.rounding import Rounding
 from tf_robustcomp.compression.transforms import BLOCK, HyperAnalysis
 from tf_robustcomp.utils.checks import check_at_least
 
@@ -39,7 +39,7 @@ class FactorizedPrior(LatentCodec):
         >>> model = rc.FactorizedPrior(latents=96, lambdas=(0.01, 0.01))
         >>> model.compile("adam")
         >>> model.fit(crops, epochs=10)
-        >>> data = model.fit_entropy_model(crops).compress(photographs)
+        >>> data = model.fit_entropy_model().compress(photographs)
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -48,15 +48,19 @@ class FactorizedPrior(LatentCodec):
         self.prior.build((None, None, None, self.latents))
         self.build(None)
 
-    def quantized(self, y: Any, step: Any, training: bool) -> tuple[Any, Any]:
-        """Return ``(rounded latents, bits of each image (n,))``."""
-        rounded = ops.clip(round_half_up(y), -self.prior.LARGEST, self.prior.LARGEST)
-        noisy = y + keras.random.uniform(ops.shape(y), -0.5, 0.5, seed=self.random) if training else rounded
-        return rounded, ops.sum(self.prior(noisy), axis=(1, 2, 3))
+    def unrounded(self, y: Any) -> tuple[Any, ...]:
+        """Return the latents."""
+        return (y,)
 
-    def symbols(self, y: Any, step: Any) -> tuple[np.ndarray, ...]:
+    def rounded(self, latents: tuple[Any, ...], step: Any, rounding: Rounding) -> tuple[Any, Any]:
+        """Return ``(rounded latents, bits of each image (n,))``."""
+        (y,) = latents
+        decoded = ops.clip(rounding(y), -self.prior.LARGEST, self.prior.LARGEST)
+        return decoded, _total(rounding.bits(self.prior, y, decoded))
+
+    def symbols(self, latents: tuple[Any, ...], step: Any) -> tuple[np.ndarray, ...]:
         """Return the rounded latents."""
-        return (self.prior.rounded(y),)
+        return (self.prior.rounded(latents[0]),)
 
     def push(self, stack: integer_symbols.Stack, code: Code) -> None:
         """Add the symbols to a stack."""
@@ -74,7 +78,7 @@ class FactorizedPrior(LatentCodec):
         """Return the bits that the symbols of (n, rows, columns) latents take at least."""
         return math.prod(grid) * self.prior.least_bits()
 
-    def fit_entropy_model(self, images: Any = None) -> "FactorizedPrior":
+    def fit_entropy_model(self) -> "FactorizedPrior":
         """Make the integer tables of ``compress``."""
         self.prior.make_tables()
         return self
@@ -102,7 +106,7 @@ class MeanScaleHyperprior(LatentCodec):
         >>> model = rc.MeanScaleHyperprior(widths=(32, 48, 64), latents=96)
         >>> model.compile(rc.Adam(1e-3), adversary=rc.WassersteinBall(gamma=1.0))
         >>> model.fit(crops, epochs=10)
-        >>> data = model.fit_entropy_model(crops).compress(photographs, target_bpp=0.5)
+        >>> data = model.fit_entropy_model().compress(photographs, target_bpp=0.5)
         >>> model.decompress(data)
     """
 
@@ -133,32 +137,29 @@ class MeanScaleHyperprior(LatentCodec):
         index = np.log(np.maximum(scales, self.gaussian.SCALES[0]) / self.gaussian.SCALES[0]) / self.gaussian.STEP
         self.predictor.start(index, math.log(high / low) / 2 / self.gaussian.STEP)
 
-    def quantized(self, y: Any, step: Any, training: bool) -> tuple[Any, Any]:
+    def unrounded(self, y: Any) -> tuple[Any, ...]:
+        """Return ``(latents, hyper-latents)``."""
+        return y, self.hyper(y)
+
+    def rounded(self, latents: tuple[Any, ...], step: Any, rounding: Rounding) -> tuple[Any, Any]:
         """Return ``(rounded latents, bits of each image (n,))``."""
-
-        def noisy(values):
-            return values + keras.random.uniform(ops.shape(values), -0.5, 0.5, seed=self.random)
-
-        z = self.hyper(y)
-        rounded = ops.clip(round_half_up(z), -self.prior.LARGEST, self.prior.LARGEST)
-        features = self.predictor.features(rounded)
+        y, z = latents
+        hyper = ops.clip(rounding(z), -self.prior.LARGEST, self.prior.LARGEST)
+        features = self.predictor.features(hyper)
         white = _white(y.shape[1:3])
         mean, scale = self.predictor.parameters(features, ops.zeros_like(features), step)
-        first = (round_half_up(y - mean * UNIT) + mean * UNIT) * white
+        first = (rounding(y - mean * UNIT) + mean * UNIT) * white
         mean_2, scale_2 = self.predictor.parameters(features, self.predictor.context(first / UNIT), step)
         mean, scale = mean * white + mean_2 * (1 - white), scale * white + scale_2 * (1 - white)
-        decoded = round_half_up(y - mean * UNIT) + mean * UNIT
-        index = self.gaussian.index(scale)
-        if not training:  # as of the tables; attacks need the gradient
-            index = straight_through(index, ops.round(index))
-        bits = self.gaussian((noisy(y) if training else decoded) - mean * UNIT, index)
-        bits = ops.sum(bits, axis=(1, 2, 3)) + ops.sum(self.prior(noisy(z) if training else rounded), axis=(1, 2, 3))
-        return decoded, bits
+        decoded = rounding(y - mean * UNIT) + mean * UNIT
+        index = rounding.table(self.gaussian.index(scale))
+        residual = y - mean * UNIT
+        bits = rounding.bits(lambda values: self.gaussian(values, index), residual, decoded - mean * UNIT)
+        return decoded, _total(bits) + _total(rounding.bits(self.prior, z, hyper))
 
-    def symbols(self, y: Any, step: Any) -> tuple[np.ndarray, ...]:
+    def symbols(self, latents: tuple[Any, ...], step: Any) -> tuple[np.ndarray, ...]:
         """Return the hyper-latents, and the latents less their means, rounded."""
-        with without_gradients():
-            z = self.prior.rounded(self.hyper(ops.convert_to_tensor(y)))
+        y, z = latents[0], self.prior.rounded(latents[1])
         residual = np.zeros(y.shape, np.int32)
         for (mean, _), places in self._passes(z, residual, step):
             for rows in _strips(residual.shape[1]):
@@ -201,7 +202,7 @@ class MeanScaleHyperprior(LatentCodec):
         """Return the bits that the symbols of (n, rows, columns) latents take at least."""
         return math.prod(grid) / 16 * self.prior.least_bits()
 
-    def fit_entropy_model(self, images: Any = None) -> "MeanScaleHyperprior":
+    def fit_entropy_model(self) -> "MeanScaleHyperprior":
         """Make the integer tables of ``compress``, and settle the network that selects them."""
         self.predictor.settle()
         self.prior.make_tables()
@@ -244,6 +245,10 @@ class MeanScaleHyperprior(LatentCodec):
         """Return the constructor's arguments."""
         names = ("hyper_widths", "parameters_width")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+def _total(bits):
+    return ops.sum(bits, axis=(1, 2, 3))
 
 
 def _strips(rows):

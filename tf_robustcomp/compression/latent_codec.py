@@ -1,6 +1,5 @@
 """Codecs for photographs of any size at any rate: a transform, a gain that sets the rate, and an entropy model."""
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -9,34 +8,22 @@ import keras
 import numpy as np
 from keras import ops
 
+from tf_robustcomp.backend.gradients import without_gradients
 from tf_robustcomp.coding import integer_symbols
 from tf_robustcomp.compression import photograph_stream, tiles
+from tf_robustcomp.compression.encoders import Encoder, LatentSearch
+from tf_robustcomp.compression.latent_code import STEPS, Code, coarse, quality_steps
+from tf_robustcomp.compression.rounding import NoisyRounding, Rounding
 from tf_robustcomp.compression.training import MinMaxTraining
 from tf_robustcomp.compression.transforms import BLOCK, Analysis, Gain, Synthesis, quality_features
-from tf_robustcomp.data.distortion import distortion
+from tf_robustcomp.data.distortion import distortion, squared_error
+from tf_robustcomp.data.similarity import ms_ssim
 from tf_robustcomp.utils.checks import check_at_least, check_choice
 from tf_robustcomp.utils.errors import InvalidArgument
 
 OBJECTIVES = ("distortion", "rate", "both")
-STEPS = 2**16 - 1  # a quality is a multiple of 1 / STEPS
-
-
-@dataclasses.dataclass(frozen=True)
-class Code:
-    """The code of n images of one size.
-
-    Attributes:
-        symbols: integers, int32 arrays (n, rows, columns, channels), in the order in which they are decoded.
-        size: (height, width) of the images.
-        steps: int (n,), the quality of each image as a multiple of 1 / 65535.
-    """
-
-    symbols: tuple[np.ndarray, ...]
-    size: tuple[int, int]
-    steps: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.steps)
+DISTORTIONS = ("mse", "msssim")
+SIMILARITY_UNIT = 1300.0  # what 1 - MS-SSIM counts in units of the mean squared error, so that both take like lambdas
 
 
 class LatentCodec(MinMaxTraining):
@@ -50,7 +37,7 @@ class LatentCodec(MinMaxTraining):
     ``model(x, quality=q)`` equals ``decode(encode(x, q))`` but for the last bits of float arithmetic, which may round a
     latent to the other side; what a stream's integers mean is the same on every machine.
 
-    A variant states ``quantized``, ``symbols``, ``push``, ``pull``, ``restored``, ``least_bits`` and
+    A variant states ``unrounded``, ``rounded``, ``symbols``, ``push``, ``pull``, ``restored``, ``least_bits`` and
     ``fit_entropy_model``.
 
     Args:
@@ -71,7 +58,8 @@ class LatentCodec(MinMaxTraining):
     any_precision = True  # streams do not depend on the precision
 
     attacked = "distortion"  # the objective of the adversary in training
-    compile_settings = (*MinMaxTraining.compile_settings, "attacked")
+    distortion = "mse"  # what is weighed against the rate in training
+    compile_settings = (*MinMaxTraining.compile_settings, "attacked", "distortion")
 
     def __init__(
         self,
@@ -109,16 +97,18 @@ class LatentCodec(MinMaxTraining):
         self.random = keras.random.SeedGenerator(0)
         self._means["rate"] = keras.metrics.Mean(name="rate")
 
-    def compile(self, *args: Any, attacked: str = "distortion", **kwargs: Any) -> None:
+    def compile(self, *args: Any, attacked: str = "distortion", distortion: str = "mse", **kwargs: Any) -> None:
         """Make ready for ``fit``, as `MinMaxTraining.compile`.
 
         Args:
             *args: of `MinMaxTraining.compile`.
             attacked: what the adversary makes large in training: "distortion", "rate" or "both".
+            distortion: what training weighs against the rate: "mse", or "msssim" for 1 - MS-SSIM.
             **kwargs: of `MinMaxTraining.compile`.
         """
         super().compile(*args, **kwargs)
         self.attacked = check_choice("attacked", attacked, OBJECTIVES)
+        self.distortion = check_choice("distortion", distortion, DISTORTIONS)
 
     def training_inputs(self, images: Any) -> tuple[Any, Any]:
         """Return the worst case of a batch at the middle quality, twice."""
@@ -127,12 +117,22 @@ class LatentCodec(MinMaxTraining):
 
     # The hooks of a variant -------------------------------------------------------------------------------------------
 
-    def quantized(self, y: Any, step: Any, training: bool) -> tuple[Any, Any]:
-        """Return ``(rounded latents, bits of each image (n,))``, with gradients; in training the bits of noisy ones."""
+    def unrounded(self, y: Any) -> tuple[Any, ...]:
+        """Return all that is rounded, for scaled latents (n, h, w, c): these first, then what else is coded."""
         raise NotImplementedError
 
-    def symbols(self, y: Any, step: Any) -> tuple[np.ndarray, ...]:
-        """Return the integers of latents (n, h, w, c)."""
+    def rounded(self, latents: tuple[Any, ...], step: Any, rounding: Rounding) -> tuple[Any, Any]:
+        """Return ``(rounded latents (n, h, w, c), bits of each image (n,))``, with gradients.
+
+        Args:
+            latents: of `unrounded`.
+            step: the quality as an integer from 0 to 255, (n,).
+            rounding: that rounds latents less their means, and counts their bits.
+        """
+        raise NotImplementedError
+
+    def symbols(self, latents: tuple[Any, ...], step: Any) -> tuple[np.ndarray, ...]:
+        """Return the integers of latents of `unrounded`."""
         raise NotImplementedError
 
     def push(self, stack: integer_symbols.Stack, code: Code) -> None:
@@ -176,11 +176,10 @@ class LatentCodec(MinMaxTraining):
         decoded, bits = self._coded(images, quality, training)
         if training:
             rate = bits / (images.shape[1] * images.shape[2])
-            error = ops.mean(ops.square(decoded - images), axis=(1, 2, 3)) * 255.0**2
-            price = self._price(quality)
+            price = self.price(quality)
             # Else the highest rates would decide alone.
-            weight = (price / math.sqrt(self.lambdas[0] * self.lambdas[1])) ** -0.4
-            self.add_loss(ops.mean(weight * (rate + price * error)))
+            weight = (price / self.price(0.5)) ** -0.4
+            self.add_loss(ops.mean(weight * (rate + price * self._error(images, decoded))))
             return decoded
         decoded = ops.clip(decoded, 0.0, 1.0)
         return decoded if objective == "distortion" else self._as_distortion(images, decoded, bits, quality, objective)
@@ -223,15 +222,16 @@ class LatentCodec(MinMaxTraining):
     def _start_scales(self, scales):
         """Begin with the standard deviations of the latents at the middle quality."""
 
-    def encode(self, images: Any, quality: Any = 0.5) -> Code:
+    def encode(self, images: Any, quality: Any = 0.5, encoder: Encoder | None = None) -> Code:
         """Return the code of images (n, h, w, c) in [0, 1] of any size.
 
         Args:
             images: array.
             quality: float in [0, 1], or one of each image.
+            encoder: that finds the codes: `SearchEncoder`, or a `BestOf` of such; default: the network.
 
         Raises:
-            InvalidArgument: an argument breaks its rule.
+            InvalidArgument: an argument breaks its rule, or the encoder is for models of one size.
         """
         images = self._checked(images)
         steps = quality_steps(quality, len(images))
@@ -239,17 +239,24 @@ class LatentCodec(MinMaxTraining):
         for image, step in zip(images, steps, strict=True):  # one by one: the last bits may depend on the batch
             features = quality_features(np.array([step / STEPS], np.float32))
             y = tiles.analysed(self, image[None], features)
-            parts.append(self.symbols(y, coarse(step[None])))
+            with without_gradients():
+                latents = (y, *map(ops.convert_to_numpy, self.unrounded(ops.convert_to_tensor(y))[1:]))
+            if encoder is None:
+                parts.append(self.symbols(latents, coarse(step[None])))
+            else:
+                search = LatentSearch(self, image[None], latents, step[None], encoder.budget)
+                encoder.improve_latents(search)
+                parts.append(search.code.symbols)
         symbols = tuple(np.concatenate(part) if len(part) > 1 else part[0] for part in zip(*parts, strict=True))
         return Code(symbols, images.shape[1:3], steps)
 
     def decode(self, code: Code) -> np.ndarray:
         """Return the float32 images (n, h, w, c) in [0, 1] of a code."""
         images = np.empty((len(code), *code.size, self.channels), np.float32)
-        for number, step in enumerate(code.steps):
-            features = quality_features(np.array([step / STEPS], np.float32))
-            own = tuple(part[number : number + 1] for part in code.symbols)
-            tiles.synthesise(self, self.restored(own, coarse(step[None])), features, images[number : number + 1])
+        for number, one in enumerate(code):
+            features = quality_features((one.steps / STEPS).astype(np.float32))
+            y = self.restored(one.symbols, coarse(one.steps))
+            tiles.synthesise(self, y, features, images[number : number + 1])
         return images
 
     def compress(
@@ -258,6 +265,8 @@ class LatentCodec(MinMaxTraining):
         quality: float | None = None,
         target_bpp: float | None = None,
         max_distortion: float | None = None,
+        encoder: Encoder | None = None,
+        tile: int | None = None,
     ) -> bytes:
         """Return the stream of images (n, h, w, c) in [0, 1], of any size.
 
@@ -267,6 +276,11 @@ class LatentCodec(MinMaxTraining):
             target_bpp: float > 0: the highest quality whose stream has at most so many bits per pixel is taken.
             max_distortion: float > 0: of each image the lowest quality is taken at which its sum of squared errors,
                 rounded to 8 bits, is at most that; where there is none, it is stored losslessly.
+            encoder: that finds the codes, as in `encode`; with ``target_bpp`` and ``max_distortion`` it searches anew
+                at every quality that is tried.
+            tile: int >= 16: ``max_distortion`` then holds for every tile of so many pixels a side.  Tiles that the code
+                of the whole image leaves further away get codes of their own, losslessly if need be; the whole is coded
+                at the quality with the shortest stream.
 
         Raises:
             InvalidArgument: an argument breaks its rule, more than one of the three is given, the tables are not made
@@ -275,7 +289,7 @@ class LatentCodec(MinMaxTraining):
         Example:
             >>> data = rc.load_pretrained("photo").compress(images, target_bpp=0.25)
         """
-        return photograph_stream.compress(self, images, quality, target_bpp, max_distortion)
+        return photograph_stream.compress(self, images, quality, target_bpp, max_distortion, encoder=encoder, tile=tile)
 
     def decompress(self, data: bytes) -> np.ndarray:
         """Return the float32 images (n, h, w, c) in [0, 1] of a stream.
@@ -285,17 +299,44 @@ class LatentCodec(MinMaxTraining):
         """
         return photograph_stream.decompress(self, data)
 
-    def fit_entropy_model(self, images: Any = None) -> "LatentCodec":
-        """Make the integer tables of ``compress``, once; they are saved with the model.
+    def fit_entropy_model(self) -> "LatentCodec":
+        """Make the integer tables of ``compress`` from the trained distributions, once; they are saved with the model.
 
-        Args:
-            images: not used: the tables follow from the trained distributions.  Other compressors need them.
+        Other compressors need images for it.
         """
         raise NotImplementedError
+
+    def cost(self, images: np.ndarray, code: Code) -> np.ndarray:
+        """Return rate + lambda * distortion of each image (n,) of a code, in bits, as it is decoded.
+
+        Args:
+            images: (n, h, w, c), the originals.
+            code: of all of them.
+        """
+        bits = [photograph_stream.estimated_bits(self, one) for one in code]
+        price = np.array([self.price_per_pixel(step / STEPS) for step in code.steps])
+        return np.array(bits) + price * squared_error(images, self.decode(code))
+
+    def price(self, quality: Any) -> Any:
+        """Return lambda at a quality."""
+        low, high = self.lambdas
+        return low * (high / low) ** quality
+
+    def price_per_pixel(self, quality: Any) -> Any:
+        """Return how many bits a squared error of 1 in one channel of a pixel is worth, at a quality."""
+        return self.price(quality) * (255.0**2 / self.channels)
 
     def code(self, symbols: tuple[np.ndarray, ...], size: tuple[int, int], steps: np.ndarray) -> Code:
         """Return the code of these symbols."""
         return Code(symbols, size, steps)
+
+    def quality_of(self, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the qualities of a code, and the integers that select its tables: int (n,) -> float32 (n,), twice."""
+        return (steps / STEPS).astype(np.float32), coarse(steps)
+
+    def code_of(self, latents: tuple[np.ndarray, ...], size: tuple[int, int], steps: np.ndarray) -> Code:
+        """Return the code of latents of `unrounded`."""
+        return Code(self.symbols(latents, coarse(steps)), size, steps)
 
     def grid(self, size: Sequence[int]) -> tuple[int, int]:
         """Return rows and columns of the latents of images of a size (h, w), which are padded by reflection."""
@@ -306,21 +347,22 @@ class LatentCodec(MinMaxTraining):
         features = quality_features(quality)
         size = images.shape[1:3]
         y = self.gain(self.analysis(tiles.padded(images, self.side), features), features)
-        y, bits = self.quantized(y, ops.floor(quality * 255.0 + 0.5), training)
+        rounding = NoisyRounding(self.random) if training else Rounding()
+        y, bits = self.rounded(self.unrounded(y), ops.floor(quality * 255.0 + 0.5), rounding)
         decoded = self.synthesis(self.inverse(y, features), features)
         return decoded[:, : size[0], : size[1]], bits
 
-    def _price(self, quality):
-        """Lambda of qualities (n,)."""
-        low, high = self.lambdas
-        return ops.exp(math.log(low) + quality * math.log(high / low))
+    def _error(self, images, decoded):
+        """What lambda weighs in training (n,)."""
+        if self.distortion == "msssim":
+            return SIMILARITY_UNIT * (1 - ms_ssim(images, decoded))
+        return ops.mean(ops.square(decoded - images), axis=(1, 2, 3)) * 255.0**2
 
     def _as_distortion(self, images, decoded, bits, quality, objective):
         """Images whose distortion is the number of bits, or bits and lambda times the distortion."""
         height, width, channels = images.shape[1:]
         if objective == "both":
-            weight = self._price(quality) * (255.0**2 / channels)
-            bits = bits + weight * distortion(images, decoded)
+            bits = bits + self.price_per_pixel(quality) * distortion(images, decoded)
         return images + ops.sqrt(bits / (height * width * channels))[:, None, None, None]
 
     def _checked(self, images):
@@ -349,16 +391,3 @@ class LatentCodec(MinMaxTraining):
     def from_config(cls, config: dict[str, Any]) -> "LatentCodec":
         """Return a model of the form that ``get_config`` describes."""
         return cls(**config)
-
-
-def quality_steps(quality: Any, count: int) -> np.ndarray:
-    """Return qualities as the integers of a stream, int64 (count,); raise InvalidArgument outside of [0, 1]."""
-    values = np.broadcast_to(np.asarray(quality, np.float64), (count,))
-    if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
-        raise InvalidArgument(f"quality must lie in [0, 1]. Received: quality={quality}")
-    return np.round(values * STEPS).astype(np.int64)
-
-
-def coarse(step: np.ndarray) -> np.ndarray:
-    """Return qualities as the integers, 0 to 255, that select tables: int (n,) -> float32 (n,)."""
-    return ((step * 255 + STEPS // 2) // STEPS).astype(np.float32)

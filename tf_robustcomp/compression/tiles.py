@@ -39,7 +39,7 @@ def analysed(model: Any, image: np.ndarray, features: Any) -> np.ndarray:
     rows, columns = reflected(image.shape[1], height), reflected(image.shape[2], width)
     y = np.empty((1, height // BLOCK, width // BLOCK, model.latents), np.float32)
     with without_gradients():
-        for kept, inside, whole in _tiles((height, width), _reach(model.blocks), "encoding"):
+        for kept, inside, whole in cut((height, width), model.blocks, "encoding"):
             tile = ops.convert_to_tensor(image[:, rows[whole[0]]][:, :, columns[whole[1]]].astype(np.float32))
             part = ops.convert_to_numpy(model.gain(model.analysis(tile, features), features))
             y[:, _blocks(kept[0]), _blocks(kept[1])] = part[:, _blocks(inside[0]), _blocks(inside[1])]
@@ -50,7 +50,7 @@ def synthesise(model: Any, y: np.ndarray, features: Any, image: np.ndarray) -> N
     """Write the image of scaled latents into ``image`` (1, h, w, c), float32 in [0, 1]."""
     height, width = (BLOCK * length for length in y.shape[1:3])
     with without_gradients():
-        for kept, inside, whole in _tiles((height, width), _reach(model.blocks), "decoding"):
+        for kept, inside, whole in cut((height, width), model.blocks, "decoding"):
             tile = ops.convert_to_tensor(np.ascontiguousarray(y[:, _blocks(whole[0]), _blocks(whole[1])]))
             part = ops.convert_to_numpy(model.synthesis(model.inverse(tile, features), features))
             target = image[:, kept[0], kept[1]]
@@ -63,9 +63,15 @@ def _reach(blocks: Sequence[int]) -> int:
     return -(-(28 + 8 * blocks[0] + 16 * blocks[1] + 32 * blocks[2]) // 64) * 64
 
 
-def _tiles(size: tuple[int, int], reach: int, what: str) -> Iterator[tuple]:
-    """Yield for each tile three pairs of slices: what is kept, where that is inside the tile, and the whole tile."""
-    axes = []
+def cut(size: tuple[int, int], blocks: Sequence[int], what: str) -> Iterator[tuple]:
+    """Yield for each tile three pairs of slices: what is kept, where that is inside the tile, and the whole tile.
+
+    Args:
+        size: (height, width) in pixels, multiples of 64.
+        blocks: residual blocks of the transforms, which decide how far tiles overlap.
+        what: that a progress bar shows.
+    """
+    reach, axes = _reach(blocks), []
     for length in size:
         starts = range(0, length, TILE)
         parts = []

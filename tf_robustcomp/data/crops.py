@@ -43,30 +43,38 @@ def photographs(folder: str | Path, part: str = "train", least: int = 1) -> list
     return found
 
 
-def crops(images: list[np.ndarray], count: int, side: int, seed: int, step: int) -> np.ndarray:
+def crops(images: list[np.ndarray], count: int, side: int, seed: int, step: int, shrink: float = 1.0) -> np.ndarray:
     """Return the crops of a step, float32 (count, side, side, 3) in [0, 1]: a function of (seed, step).
 
-    Pictures are drawn by their number of pixels; crops are mirrored and transposed at random.
+    Pictures are drawn by their number of pixels; crops are mirrored and transposed at random.  With ``shrink`` above 1
+    half of them are cut larger, by a factor between 1 and that, and made smaller.
     """
+    from PIL import Image
+
     rng = np.random.default_rng((seed, step))
     pixels = np.array([image.shape[0] * image.shape[1] for image in images], float)
     found = np.empty((count, side, side, 3), np.float32)
     for row, number in zip(found, rng.choice(len(images), count, p=pixels / pixels.sum()), strict=True):
         image = images[number]
-        top, left = (rng.integers(length - side + 1) for length in image.shape[:2])
-        crop = image[top : top + side, left : left + side]
+        larger = side if shrink == 1 or rng.random() < 0.5 else int(side * rng.uniform(1, shrink))
+        top, left = (rng.integers(length - larger + 1) for length in image.shape[:2])
+        crop = image[top : top + larger, left : left + larger]
+        if larger > side:
+            crop = np.asarray(Image.fromarray(crop).resize((side, side), Image.Resampling.BOX))
         down, right, transposed = rng.random(3) < 0.5
         crop = crop[:: -1 if down else 1, :: -1 if right else 1]
         np.divide(crop.swapaxes(0, 1) if transposed else crop, 255, out=row, dtype=np.float32)
     return found
 
 
-def crop_batches(images: list[np.ndarray], count: int, side: int, seed: int, first_step: int = 0) -> Any:
+def crop_batches(
+    images: list[np.ndarray], count: int, side: int, seed: int, first_step: int = 0, shrink: float = 1.0
+) -> Any:
     """Return endless batches of `crops` as a ``tf.data.Dataset``, cut beside the training step."""
     import tensorflow as tf
 
     def cut(step):
-        batch = tf.numpy_function(lambda at: crops(images, count, side, seed, int(at)), [step], tf.float32)
+        batch = tf.numpy_function(lambda at: crops(images, count, side, seed, int(at), shrink), [step], tf.float32)
         return tf.ensure_shape(batch, (count, side, side, 3))
 
     steps = tf.data.Dataset.counter(first_step)

@@ -12,7 +12,7 @@ from tf_robustcomp.utils.errors import InvalidArgument
 class EncodedModel:
     """Maps images to what the decoder makes of the codes that an encoder finds.
 
-    It runs outside of any trace, and its images have no gradient.
+    It runs outside of any trace, and its images have no gradient.  A codec of images of any size codes at quality 0.5.
 
     Args:
         model: compressor.
@@ -27,9 +27,12 @@ class EncodedModel:
             raise InvalidArgument(f"encoder needs a compressor of this package. Received: {type(model).__name__}")
         encoder.check(model)
         self.model, self.encoder = model, encoder
-        self.name, self.image_shape, self.stages = model.name, model.image_shape, model.stages
+        self.name, self.image_shape, self.stages = model.name, model.image_shape, getattr(model, "stages", 1)
 
     def __call__(self, images: Any, stage: int | None = None) -> Any:
         """Return the decoded images of images (n, h, w, c)."""
-        symbols = self.encoder(self.model, ops.convert_to_numpy(images), stage)
+        images = ops.convert_to_numpy(images)
+        if self.image_shape is None:
+            return ops.convert_to_tensor(self.model.decode(self.model.encode(images, encoder=self.encoder)))
+        symbols = self.encoder(self.model, images, stage)
         return ops.convert_to_tensor(decode_all(self.model, symbols, stage))

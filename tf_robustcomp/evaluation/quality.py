@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from tf_robustcomp.data.similarity import scale_weights
 from tf_robustcomp.utils import drawing, table
 
 COLUMNS = ("name", "picture", "height", "width", "distortion", "psnr_db", "ms_ssim")
-WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales (Wang, Simoncelli, Bovik 2003)
-WINDOW = 11
 DRAWN = 10
 BATCH = 500
 
@@ -50,23 +49,18 @@ def measure(originals: Sequence[Any], decoded: Sequence[Any], similarity: bool =
 
 
 def ms_ssim(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Return the multi-scale structural similarity (n,) of bytes (n, h, w, c).
-
-    Small pictures have fewer than five scales: as many as leave the window of 11 pixels whole, their weights scaled to
-    sum 1.
-    """
+    """Return the multi-scale structural similarity (n,) of bytes (n, h, w, c), nan below 11 pixels."""
     import tensorflow as tf
 
-    scales = int(np.log2(max(min(one.shape[1:3]) / WINDOW, 0.5))) + 1
-    if scales < 1 or min(one.shape[1:3]) < WINDOW:
+    weights = scale_weights(one.shape[1:3])
+    if not len(weights):
         return np.full(len(one), np.nan)
-    weights = np.array(WEIGHTS[: min(scales, len(WEIGHTS))])
     parts = [
         tf.image.ssim_multiscale(
             tf.constant(one[first : first + BATCH]),
             tf.constant(other[first : first + BATCH]),
             max_val=255,
-            power_factors=weights / weights.sum(),
+            power_factors=weights,
         ).numpy()
         for first in range(0, len(one), BATCH)
     ]

@@ -28,7 +28,7 @@ def fit(settings: Any) -> None:
     """Fit the entropy model of a trained run, and save it with the model."""
     path = _own_path(settings.model)
     with files.locked(path.parent / LOCK, f"{path.parent}: another process trains here; wait for it to end"):
-        model = loaded(settings.model)
+        model = _of_one_size(settings.model)
         images = images_of(settings.data, "train", model.image_shape[:2], ENTROPY_IMAGES)
         model.fit_entropy_model(images)
         with files.replacing(path) as temporary:
@@ -38,7 +38,7 @@ def fit(settings: Any) -> None:
 
 def fit_list(settings: Any) -> None:
     """Write the list of codes of a trained run's training images, beside the model."""
-    model = loaded(settings.model)
+    model = _of_one_size(settings.model)
     path = list_path(_own_path(settings.model))
     files.check_outputs([(path, CODES)], model_files(settings.model), settings.force)
     images = images_of(settings.data, "train", model.image_shape[:2])
@@ -51,7 +51,9 @@ def encode(settings: Any, sources: Sequence[str]) -> None:
     """Encode pictures into one file, and print its size and quality."""
     model = loaded(settings.model)
     if model.image_shape is None:
-        encoder = None if set(settings.encoder) <= {"network"} else chosen(settings, model, Path())
+        if "list" in settings.encoder:
+            raise InvalidArgument("--encoder=list is for models of images of one size; photographs take search")
+        encoder = chosen(settings, model, Path())
     elif settings.mode == "entropy" and model.entropy_model is None:
         raise InvalidArgument(
             f"--model {settings.model}: has no probabilities yet; fit them once with `codec fit "
@@ -70,6 +72,7 @@ def encode(settings: Any, sources: Sequence[str]) -> None:
         encoder=encoder,
         quality=settings.quality,
         target_bpp=settings.target_bpp,
+        tile=settings.tile or None,
     )
     _warn(items, model.image_shape, settings.resize)
     measured = quality.measure(items, decoded, settings.similarity)
@@ -108,6 +111,13 @@ def loaded(path: str) -> Any:
     model = load_trained(path) if path else load_pretrained("photo")
     if not hasattr(model, "decompress"):
         raise InvalidArgument(f"--model {path}: its model is not a compressor")
+    return model
+
+
+def _of_one_size(path):
+    model = loaded(path)
+    if model.image_shape is None:
+        raise InvalidArgument(f"--model {path}: fits itself in training; fit and fit-list are for images of one size")
     return model
 
 

@@ -32,12 +32,12 @@ def train(command: str, settings: Any) -> None:
     """
 
     def batches_from(data, step):
-        return crop_batches(data[0], settings.batch_size, settings.crop, settings.order_seed, step)
+        return crop_batches(data[0], settings.batch_size, settings.crop, settings.order_seed, step, settings.shrink)
 
     trainer.train_run(
         command,
         settings,
-        load=lambda: (photographs(settings.data, "train", settings.crop),),
+        load=lambda: (photographs(settings.data, "train", math.ceil(settings.crop * settings.shrink)),),
         build=lambda data: build(settings, data[0]),
         batches_from=batches_from,
         max_steps=settings.steps,
@@ -72,6 +72,7 @@ def build(settings: Any, images: list[np.ndarray]) -> keras.Model:
         seed=settings.adversary_seed,
         jit_compile=settings.jit_compile,
         attacked=settings.attacked,
+        distortion=settings.distortion,
     )
     return model
 

@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from tf_robustcomp.compression.encoders.latents import LatentSearch
 from tf_robustcomp.compression.symbols import batches, decode_all, encode_all
 from tf_robustcomp.data.distortion import squared_error
 from tf_robustcomp.utils.checks import check_at_least, check_images
+from tf_robustcomp.utils.errors import InvalidArgument
 
 LEAST_GAIN = 1e-6  # fraction by which a code must be nearer to replace another: decoders differ in the last bits
 
@@ -96,7 +98,8 @@ class Encoder:
         the network's code --> improve: codes offered to a `CodeSearch` --> the nearest code of all
 
     So no image is ever further from its decoded form than by the network's code.  Encoders are deterministic.  A new
-    encoder states ``improve``.
+    encoder states ``improve``, and for codecs of images of any size ``improve_latents``, where the cheapest code by
+    rate + lambda * distortion is kept.
 
     Args:
         budget: decoder evaluations of each image at most; None is no limit.
@@ -139,6 +142,16 @@ class Encoder:
     def improve(self, search: CodeSearch) -> None:
         """Offer codes to the search."""
         raise NotImplementedError
+
+    def improve_latents(self, search: LatentSearch) -> None:
+        """Offer latents to the search of one image of any size.
+
+        Raises:
+            InvalidArgument: the encoder knows codes of images of one size only.
+        """
+        raise InvalidArgument(
+            f"encoder must be a NetworkEncoder or a SearchEncoder for images of any size. Received: {self!r}"
+        )
 
     def check(self, model: Any) -> None:
         """Raise InvalidArgument if the encoder cannot serve this model."""

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from tf_robustcomp.compression.encoders.base import CodeSearch, Encoder, check_budget
+from tf_robustcomp.compression.encoders.latents import LatentSearch
 from tf_robustcomp.utils.errors import InvalidArgument
 
 
@@ -37,6 +38,14 @@ class BestOf(Encoder):
         for encoder in self.encoders:
             search.limit = whole if encoder.budget is None else np.minimum(whole, search.used + encoder.budget)
             encoder.improve(search)
+        search.limit = whole
+
+    def improve_latents(self, search: LatentSearch) -> None:
+        """Let each encoder offer its latents."""
+        whole = search.limit
+        for encoder in self.encoders:
+            search.limit = whole if encoder.budget is None else min(whole, search.used + encoder.budget)
+            encoder.improve_latents(search)
         search.limit = whole
 
     def check(self, model: Any) -> None:

@@ -1,6 +1,7 @@
 """The code that the network gives."""
 
 from tf_robustcomp.compression.encoders.base import CodeSearch, Encoder
+from tf_robustcomp.compression.encoders.latents import LatentSearch
 from tf_robustcomp.utils.registry import register
 
 
@@ -13,4 +14,7 @@ class NetworkEncoder(Encoder):
     """
 
     def improve(self, search: CodeSearch) -> None:
+        """Offer nothing."""
+
+    def improve_latents(self, search: LatentSearch) -> None:
         """Offer nothing."""

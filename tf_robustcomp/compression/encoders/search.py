@@ -10,6 +10,7 @@ from keras import ops
 from tf_robustcomp.backend.gradients import compiled, read, value_and_input_gradient
 from tf_robustcomp.compression.encoders.base import CodeSearch, Encoder, check_budget
 from tf_robustcomp.compression.encoders.code_list import ListEncoder
+from tf_robustcomp.compression.encoders.latents import LatentSearch, anneal
 from tf_robustcomp.data.distortion import distortion
 from tf_robustcomp.utils.checks import check_at_least
 from tf_robustcomp.utils.errors import InvalidArgument
@@ -29,6 +30,9 @@ class SearchEncoder(Encoder):
     through; and codes that differ from the nearest one so far in a single symbol, by one, until a sweep over all
     symbols brings nothing.  Any latent is a whole code away from its neighbours, so the gradient is that of the
     quantiser's soft assignment.
+
+    For a codec of images of any size it minimises rate + lambda * distortion by gradient steps on the latents and
+    hyper-latents while their rounding grows harder (Yang, Bamler, Mandt 2020, arXiv 2006.04240).  There are no sweeps.
 
     Args:
         sweeps: int >= 0, passes over the symbols at most.
@@ -73,6 +77,15 @@ class SearchEncoder(Encoder):
         for _ in range(self.sweeps):
             if not _sweep(search):
                 break
+
+    def improve_latents(self, search: LatentSearch) -> None:
+        """Offer the latents that gradient steps reach."""
+        if self.starts is not None:
+            super().improve_latents(search)
+        steps = int(min(self.gradient_steps, (search.limit - search.used - 1) / GRADIENT_COST))
+        if steps >= 1:
+            anneal(search, steps)
+            search.used += steps * GRADIENT_COST
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
