@@ -11,9 +11,13 @@ import lazy_loader
 
 from tf_robustcomp.utils import quiet
 
-_load, __dir__, _exported = lazy_loader.attach_stub(__name__, __file__)
+_load, _, _exported = lazy_loader.attach_stub(__name__, __file__)
 __version__ = importlib.metadata.version("tf_robustcomp")
 __all__ = sorted([*_exported, "__version__", "load_model"])
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def __getattr__(name: str) -> Any:

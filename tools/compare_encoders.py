@@ -26,6 +26,7 @@ from tf_robustcomp.evaluation.ensemble import Ensemble
 from tf_robustcomp.utils import files
 from tf_robustcomp.utils.drawing import line, pyplot, save
 
+NEAREST = 24
 GAMMAS = (4.0, 2.5, 1.7, 1.4, 1.2)
 RADII = (24.0, 54.0)
 COLUMNS = ("model", "encoder", "bits", "images", "clean", "floor_24", "ceiling_24", "floor_54", "ceiling_54", "speed")
@@ -72,20 +73,24 @@ def _measured(model, label, known, train, images, sweeps):
     if "network" not in known:
         floors = network.points.at(np.array(RADII))
         yield _row(common, model, "network", rc.NetworkEncoder(), images, floors)
-    if "search" not in known:
-        search = rc.SearchEncoder()
-        attack = CodecAttack(lambda part: decode_all(model, search(model, part)), images, worst)
+    finder = rc.SearchEncoder(sweeps=sweeps, gradient_steps=0) if sweeps else rc.NetworkEncoder()
+    listed = rc.ListEncoder.fit(model, train, finder)
+    indices, _ = listed.nearest(model, images, None, NEAREST)
+    codewords = listed.decoded(model, None)[0][indices]  # a guess at what any encoder may return, for the attack
+    both = rc.BestOf([listed, rc.SearchEncoder()])
+    for name, encoder in {"search": rc.SearchEncoder(), "list and search": both}.items():
+        if name in known:
+            continue
+        attack = CodecAttack(
+            lambda part, encoder=encoder: decode_all(model, encoder(model, part)), images, worst, codewords
+        )
         for gamma in GAMMAS:
             attack.climb(gamma)
-        yield _row(common, model, "search", search, images, attack.points.at(np.array(RADII)))
-    if "list and search" not in known:
-        finder = rc.SearchEncoder(sweeps=sweeps, gradient_steps=0) if sweeps else rc.NetworkEncoder()
-        listed = rc.ListEncoder.fit(model, train, finder)
-        both = rc.BestOf([listed, rc.SearchEncoder()])
-        attack = CodecAttack(lambda part: decode_all(model, both(model, part)), images, worst)
-        curve = rc.certified_curve(model, images, RADII, both)
-        floors = np.maximum([row.floor for row in curve.rows], attack.points.at(np.array(RADII)))
-        yield _row(common, model, "list and search", both, images, floors, [row.ceiling for row in curve.rows])
+        floors, ceilings = attack.points.at(np.array(RADII)), (math.nan, math.nan)
+        if encoder is both:
+            rows = rc.certified_curve(model, images, RADII, both).rows
+            floors, ceilings = np.maximum(floors, [row.floor for row in rows]), [row.ceiling for row in rows]
+        yield _row(common, model, name, encoder, images, floors, ceilings)
 
 
 def _row(common, model, name, encoder, images, floors, ceilings=(math.nan, math.nan)):

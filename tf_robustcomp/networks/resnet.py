@@ -1,5 +1,7 @@
 """Pre-activation ResNets for small images (He et al. 2016, arXiv 1603.05027, "v2")."""
 
+from collections.abc import Sequence
+
 import keras
 from keras import layers
 
@@ -9,7 +11,14 @@ from tf_robustcomp.utils.errors import InvalidArgument
 STAGE_CHANNELS = (16, 32, 64)
 
 
-def resnet_v2(depth=56, input_shape=(32, 32, 3), classes=10, bn_momentum=0.997, fused=True, name=None):
+def resnet_v2(
+    depth: int = 56,
+    input_shape: Sequence[int] = (32, 32, 3),
+    classes: int = 10,
+    bn_momentum: float = 0.997,
+    fused: bool = True,
+    name: str | None = None,
+) -> keras.Model:
     """Return a ResNet-(6n+2): a 3x3 convolution, three stages of ``n`` blocks (16, 32, 64 channels), dense.
 
     Block: BN-ReLU-conv3x3-BN-ReLU-conv3x3 plus shortcut; the first block of a stage has a 1x1 projection of its
