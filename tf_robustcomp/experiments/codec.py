@@ -124,6 +124,7 @@ def _of_one_size(path):
 def _own_path(model):
     path = model_path(model)
     if path.parent == SHIPPED:
+        _of_one_size(model)
         raise InvalidArgument(f"--model {model}: comes with the package and stays as it is; train or copy one first")
     return path
 
