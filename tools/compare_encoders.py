@@ -137,7 +137,7 @@ def _draw(path, rows):
         axes.set_title(title, fontsize=10)
     panels[0].set_ylabel("squared error of an image")
     found = dict(zip(*reversed(panels[0].get_legend_handles_labels()), strict=True))
-    panels[0].legend(found.values(), found, fontsize=8)
+    panels[1].legend(found.values(), found, fontsize=8, loc="upper right")
     save(figure, path)
 
 
