@@ -81,16 +81,18 @@ def _measured(model, label, known, train, images, sweeps):
     for name, encoder in {"search": rc.SearchEncoder(), "list and search": both}.items():
         if name in known:
             continue
-        attack = CodecAttack(
-            lambda part, encoder=encoder: decode_all(model, encoder(model, part)), images, worst, codewords
-        )
+        attack = CodecAttack(_coder(model, encoder), images, worst, codewords)
         for gamma in GAMMAS:
             attack.climb(gamma)
-        floors, ceilings = attack.points.at(np.array(RADII)), (math.nan, math.nan)
+        floors, ceilings = attack.points.at(np.array(RADII)), [math.nan] * len(RADII)
         if encoder is both:
             rows = rc.certified_curve(model, images, RADII, both).rows
             floors, ceilings = np.maximum(floors, [row.floor for row in rows]), [row.ceiling for row in rows]
         yield _row(common, model, name, encoder, images, floors, ceilings)
+
+
+def _coder(model, encoder):
+    return lambda images: decode_all(model, encoder(model, images))
 
 
 def _row(common, model, name, encoder, images, floors, ceilings=(math.nan, math.nan)):
