@@ -1,4 +1,4 @@
-"""What a search for the code gains over the network's code, on crops of photographs.
+"""Compare codes that a search finds with the network's, on crops of photographs.
 
     python tools/search_photographs.py FOLDER --out results/photographs/search.csv
 

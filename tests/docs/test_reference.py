@@ -1,4 +1,4 @@
-"""What the package exports is in the reference, has an example, is typed, and is known to editors."""
+"""Every exported name is in the reference, has an example, is typed, and is known to editors."""
 
 import ast
 import inspect

@@ -17,12 +17,8 @@ from tf_robustcomp.utils.errors import DataError, InvalidArgument
 
 METHODS = (("quantize", "zero"), ("quantize", "model"), ("subspace", "seed"), ("subspace", "model"))
 SHAPES = ((28, 28, 1, 10), (32, 32, 3, 10), (32, 32, 1, 10), (8, 8, 1, 10))  # of images and classes, in a bit each
-MOST_OF = {
-    "width": 64,
-    "repeats": 16,
-    "stages": 4,
-    "views": 4,
-}  # of a compact network, in 14 bits; one says what is shared
+# Of a compact network, in 14 bits; one more says whether its blocks share their weights.
+MOST_OF = {"width": 64, "repeats": 16, "stages": 4, "views": 4}
 
 
 def save_code(model: keras.Model, path: str | Path, network: dict[str, int] | None = None) -> dict[str, float]:

@@ -276,7 +276,7 @@ class LatentCodec(MinMaxTraining):
             target_bpp: float > 0: the highest quality whose stream has at most so many bits per pixel is taken.
             max_distortion: float > 0: of each image the lowest quality is taken at which its sum of squared errors,
                 rounded to 8 bits, is at most that; where there is none, it is stored losslessly.
-            encoder: that finds the codes, as in `encode`; with ``target_bpp`` and ``max_distortion`` it searches anew
+            encoder: that finds the codes, as in `encode`; with ``target_bpp`` and ``max_distortion`` it searches
                 at every quality that is tried.
             tile: int >= 16: ``max_distortion`` then holds for every tile of so many pixels a side.  Tiles that the code
                 of the whole image leaves further away get codes of their own, losslessly if need be; the whole is coded
@@ -353,7 +353,7 @@ class LatentCodec(MinMaxTraining):
         return decoded[:, : size[0], : size[1]], bits
 
     def _error(self, images, decoded):
-        """What lambda weighs in training (n,)."""
+        """The distortion of each image (n,) that lambda weighs in training."""
         if self.distortion == "msssim":
             return SIMILARITY_UNIT * (1 - ms_ssim(images, decoded))
         return ops.mean(ops.square(decoded - images), axis=(1, 2, 3)) * 255.0**2

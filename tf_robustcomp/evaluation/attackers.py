@@ -20,7 +20,7 @@ ATTACKS = ("ensemble", "converged", "paper", "black_box")
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How to attack: arguments of `worst_case.worst_case_curve`."""
+    """Arguments of `worst_case.worst_case_curve` that say how to attack."""
 
     attack: str = "ensemble"
     steps: int = 100

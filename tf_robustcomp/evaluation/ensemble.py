@@ -118,7 +118,7 @@ class Ensemble:
         self._all_from = np.inf  # the last price at which all starts were climbed from
 
     def climb(self, gamma: float) -> int:
-        """Attack at a price; return the gradient evaluations of each image, its mean rounded up."""
+        """Attack at a price; return the mean number of gradient evaluations of an image, rounded up."""
         best = self._objective(self.worst, gamma)
         found, evaluations = {}, 0.0
         if self._lost.get(ADAPTIVE, 0) < 2:

@@ -28,7 +28,7 @@ class WorstCasePoint(Row):
         rho: mean squared 2-norm of the perturbation.
         distortion: D, mean distortion of the attacked images.
         images: number of images.
-        evaluations: objectives with gradient of each image that the attack at this gamma took.
+        evaluations: objectives with gradient that the attack at this gamma took for an image, rounded up to an integer.
         gain: fraction of the objective that the last evaluations gained in that of its ascents which gained most; below
             0.001 where all have converged, and larger where they met their limit of evaluations; nan for the published
             attack, which does not measure it.

@@ -1,4 +1,4 @@
-"""How masks change after a step: variable by variable, or by groups of coupled channels over all variables."""
+"""Update masks after a step: variable by variable, or by groups of coupled channels over all variables."""
 
 import functools
 import math

@@ -70,7 +70,7 @@ def anneal(search: LatentSearch, steps: int) -> None:
 
     Args:
         search: of an image.
-        steps: of Adam on the latents and hyper-latents of a tile together.
+        steps: of gradient descent with momentum on the latents and hyper-latents of a tile together.
     """
     model, side = search.model, search.model.side
     height, width = (BLOCK * length for length in search.latents[0].shape[1:3])
@@ -94,7 +94,7 @@ def _part(array, slices, height):
 
 
 def _annealed(search, image, counted, latents, steps):
-    """The latents of one tile after Adam's steps."""
+    """The latents of one tile after the gradient steps."""
     shapes = [part.shape for part in latents]
     point = np.concatenate([part.ravel() for part in latents])[None]
     move = np.zeros_like(point)
