@@ -7,7 +7,7 @@ import pytest
 
 import tf_robustcomp as rc
 from tf_robustcomp import bound
-from tf_robustcomp.cli.settings import BoundSettings
+from tf_robustcomp.cli.settings.bounds import BoundSettings
 from tf_robustcomp.experiments import bounds
 from tf_robustcomp.networks import compact_network
 

@@ -5,7 +5,7 @@ from scipy.spatial import ConvexHull
 
 import tf_robustcomp as rc
 from tests.evaluation.toys import CENTRE, gaussian_images, shrinking
-from tf_robustcomp.evaluation import gradient_free, worst_case
+from tf_robustcomp.evaluation import attackers, gradient_free, worst_case
 from tf_robustcomp.evaluation.models import StageJob
 from tf_robustcomp.evaluation.points import AttackedPoints, concave_envelope
 from tf_robustcomp.evaluation.worst_case import WorstCaseCurve, worst_case_curve
@@ -72,7 +72,7 @@ def test_distortion_and_radius_do_not_fall_as_gamma_falls(method, toy_curve, mod
 def test_an_image_takes_the_best_point_found_at_any_price():
     points = AttackedPoints.clean(np.array([1.0, 1.0]))
     points = points.with_point([4.0, 1.0], [9.0, 2.0], "one").with_point([1.0, 2.0], [5.0, 6.0], "other")
-    climbs = [worst_case._Climb(gamma, 1, 0.0, 0.0) for gamma in (2.0, 1.0)]
+    climbs = [attackers.Climb(gamma, 1, 0.0, 0.0) for gamma in (2.0, 1.0)]
     job = StageJob(None, 1, {"model": "m", "stage": 1, "stages": 1}, None)
     rows = list(worst_case._rows(job, points, climbs, "converged"))
     # Price 2: image one has 1 (clean), 9 - 8, 5 - 2 -> 3; image two 1, 2 - 2, 6 - 4 -> 2.
