@@ -1,8 +1,10 @@
 import csv
+import dataclasses
 import re
 from pathlib import Path
 
 import keras
+import numpy as np
 import pytest
 
 import tf_robustcomp as rc
@@ -46,8 +48,32 @@ def test_a_subspace_from_a_data_dependent_prior(tmp_path, capsys):
     assert [row["examples"] for row in rows(tmp_path)] == ["150", "150"]
 
 
+def test_training_starts_from_a_coded_network(tmp_path, capsys):
+    assert bound.main([*SMALL, f"--train-dir={tmp_path / 'first'}"]) == 0
+    file = tmp_path / "first/w3-s0/network.rcnb"
+    settings = dataclasses.replace(BoundSettings(), width=3, repeats=2, stages=1, start=str(file))
+    model = bounds._coded(None)(settings, 300, 10, (8, 8, 1), 10)
+    for weight, expected in zip(model.get_weights(), rc.load_code(file).get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, expected)
+    capsys.readouterr()
+    flags = [*SMALL, f"--start={file}", f"--train-dir={tmp_path / 'second'}"]
+    assert bound.main([*flags, "--width=4"]) == 2  # a network of other sizes
+    error = capsys.readouterr().err
+    assert str(file) in error and error.count("\n") == 1
+    assert bound.main(flags) == 0  # the refusal left nothing behind
+
+
+def test_flags_that_are_refused_leave_the_folder_free_for_others(tmp_path, capsys):
+    assert (
+        bound.main([*SMALL, "--width=40", "--bit-weights=3", f"--train-dir={tmp_path}"]) == 2
+    )  # of at most 25 filters
+    assert "width must be at most 25" in capsys.readouterr().err
+    assert bound.main([*SMALL, f"--train-dir={tmp_path}"]) == 0
+
+
 def test_a_prior_that_nothing_was_changed_of_is_called_a_held_out_test(tmp_path, capsys):
-    flags = [*SMALL, "--prior-share=0.5", "--prior-epochs=1", "--bit-weights=1000", f"--train-dir={tmp_path}"]
+    # Of weights that moved far in 36 steps, one more step is less than a step size.
+    flags = [*SMALL, "--prior-share=0.5", "--prior-epochs=18", "--bit-weights=1000", f"--train-dir={tmp_path}"]
     assert bound.main(flags) == 0
     assert "holds no change: a test on the held-out images" in capsys.readouterr().out
 
@@ -93,6 +119,7 @@ def test_networks_that_are_there_are_bounded_by_their_files(tmp_path, capsys, ki
         (["--data=digits", "--model=nothing.rcsm"], "nothing.rcsm"),
         (["--data=digits", "--model=nothing"], "nothing"),
         (["--data=digits", "--prior-share=0.0001"], "--prior-share"),
+        (["--data=digits", "--start=nothing.rcnb"], "nothing.rcnb"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, flags, message):

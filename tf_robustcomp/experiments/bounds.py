@@ -43,6 +43,8 @@ def of_grid(command: str, settings: Any) -> None:
         first = int(settings.prior_share * len(data["train"][0]))
         if not 0 < first < len(data["train"][0]):
             raise InvalidArgument(f"--prior-share must leave images on both sides. Received: {settings.prior_share}")
+    if settings.start:  # refused here, before a run's folder holds these flags
+        load_code(settings.start, _network(settings, data["train"][0].shape[1:], _classes(data))[0])
     grid = [(weight, seed) for weight in settings.bit_weights for seed in settings.seeds]
     chosen_bits = math.log2(len(grid) * settings.compared)
     rows = []

@@ -45,13 +45,17 @@ def train_run(
             print(f"{run.path}: has finished; delete it to train again")
             return
         data = load()
-        run.begin(digests(data) if digests else {"train": digest(*data)})
-        for name, (old, new) in longer.items():
-            print(f"{run.path}: goes on from {spelled(name)} {old:g} to {new:g}; evaluate it again then", flush=True)
-            run.prolong(settings)
-        steps = max_steps(data) if callable(max_steps) else max_steps
         with configured(settings):
-            model, progress = run.resume(load_model) or (build(data), Progress())
+            # A builder may refuse flags: so the first time it comes before the folder holds them.
+            built = None if run.config_path.is_file() else build(data)
+            run.begin(digests(data) if digests else {"train": digest(*data)})
+            for name, (old, new) in longer.items():
+                print(
+                    f"{run.path}: goes on from {spelled(name)} {old:g} to {new:g}; evaluate it again then", flush=True
+                )
+                run.prolong(settings)
+            steps = max_steps(data) if callable(max_steps) else max_steps
+            model, progress = run.resume(load_model) or (built or build(data), Progress())
             join_batch_statistics(model, settings.strategy)
             print(f"{run.path}: {len(data[0])} images, step {progress.step} of {steps}", flush=True)
             train(
