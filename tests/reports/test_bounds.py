@@ -13,7 +13,7 @@ FOLDER = Path(__file__).parents[2] / "results/bounds"
 ROWS = [(path.stem, row) for path in sorted(FOLDER.glob("*.csv")) for row in table.read_csv(path)]
 FILES = sorted(FOLDER.glob("networks/*.rcnb"))
 COMPARED = 32  # networks, of which one was chosen
-SIZES = {"cifar10": (6, 3, 1), "mnist": (6, 2, 1), "mnist-views": (6, 2, 2)}  # repeats, stages, views
+SIZES = {"cifar10": (9, 3, 2), "mnist": (6, 2, 1), "mnist-views": (6, 2, 2)}  # repeats, stages, views
 
 
 def row_of(path):

@@ -1,5 +1,6 @@
 """Prune a model at once, without training: by magnitude, Wanda, SparseGPT or your own method."""
 
+import contextlib
 import dataclasses
 import math
 from typing import Any
@@ -68,33 +69,46 @@ def prune(
     variables = chosen_variables(model, include)
     coupling = Coupling(model, variables, pattern) if getattr(pattern, "coupled", False) else None
     kernels = planned(variables, sparsity, method, distribution, pattern, coupling)
-    layers: list = []
-    batches: list = []
-    if data is None and (method.needs_data or method.needs_targets):
-        raise InvalidArgument(f"data must be given for method {type(method).__name__}. Received: None")
-    if method.needs_data:
-        data = layer_inputs.check_data(model, data)
-        layers = layers_in_order(model, data, kernels)
-    elif method.needs_targets:
-        batches = _batches(layer_inputs.check_pairs(model, data), batch_size)
-    before = [read(kernel.variable) for kernel in kernels]
-    try:
+    layers, data, batches = _looked_at(model, method, kernels, data, batch_size)
+    with _unchanged_on_error(kernels):
         scorer = method.scorer(model, [kernel.variable for kernel in kernels], batches)
         for target in rising_sparsities(sparsity, method.rounds):
             share = target / sparsity if sparsity else 0.0
             now = [dataclasses.replace(kernel, sparsity=share * kernel.sparsity) for kernel in kernels]
-            values = None if scorer is None else _checked(method, now, scorer())
-            if values is None and (coupling is not None or distribution.needs_scores):
+            values = None
+            if scorer is not None:
+                values = _checked(method, now, scorer())
+            elif coupling is not None or distribution.needs_scores:
                 values = _scores(model, method, now, layers, data, batch_size)
             if coupling is not None:
                 _prune_coupled(coupling, target, distribution, now, values)
                 continue
             if distribution.needs_scores:
                 now = _shared(target, distribution, now, values)
-            if scorer is None:
-                _prune(model, method, now, layers, data, batch_size)
-            else:
+            if scorer is not None:
                 _prune_by(now, values)
+            else:
+                _prune(model, method, now, layers, data, batch_size)
+
+
+def _looked_at(model, method, kernels, data, batch_size):
+    """What the method looks at: the layers of the kernels in order, their data, and batches of inputs and targets."""
+    if data is None and (method.needs_data or method.needs_targets):
+        raise InvalidArgument(f"data must be given for method {type(method).__name__}. Received: None")
+    if method.needs_data:
+        data = layer_inputs.check_data(model, data)
+        return layers_in_order(model, data, kernels), data, []
+    if method.needs_targets:
+        return [], data, _batches(layer_inputs.check_pairs(model, data), batch_size)
+    return [], data, []
+
+
+@contextlib.contextmanager
+def _unchanged_on_error(kernels):
+    """Give the kernels their values back where the body fails."""
+    before = [read(kernel.variable) for kernel in kernels]
+    try:
+        yield
     except BaseException:
         for kernel, value in zip(kernels, before, strict=True):
             kernel.variable.assign(value)
