@@ -3,7 +3,8 @@
     python -m tf_robustcomp.eval_wass_ball --models=out-standard,out-robust --images=1000
 
 Writes OUTPUT.json, .csv, .png, .pdf, and rates in OUTPUT-rates.csv (models with stages: .png, .pdf).  Points are lower
-bounds of the worst case; models compare at the concave envelopes.  Asked again, it computes only what changed.
+bounds of the worst case; models compare at the concave envelopes.  With --encoder=list the figure has the band up to
+the proved ceiling, and OUTPUT-certified.csv its values.  Asked again, it attacks only what changed.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ from tf_robustcomp.utils.checks import check_rising_or_falling
 from tf_robustcomp.utils.settings import field
 
 COMMAND = "eval_wass_ball"
-SUFFIXES = (".json", ".csv", ".png", ".pdf", "-rates.csv", "-rates.png", "-rates.pdf")
+SUFFIXES = (".json", ".csv", ".png", ".pdf", "-certified.csv", "-rates.csv", "-rates.png", "-rates.pdf")
 
 
 @dataclasses.dataclass(frozen=True)

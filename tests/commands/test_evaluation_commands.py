@@ -8,7 +8,7 @@ import pytest
 
 import tf_robustcomp as rc
 from tests.commands.test_train_compressor import SMALL
-from tf_robustcomp import eval_rotations, eval_wass_ball, evaluation, train_compressor
+from tf_robustcomp import codec, eval_rotations, eval_wass_ball, evaluation, train_compressor
 from tf_robustcomp.data.images import load_images, resized
 from tf_robustcomp.runs import directory as runs
 
@@ -46,6 +46,23 @@ def test_worst_cases_of_several_runs_end_in_one_set_of_files(trained, tmp_path, 
     first = (tmp_path / "sub" / "w.png").read_bytes()
     assert eval_wass_ball.main([*words, f"--output={tmp_path / 'sub' / 'w'}"]) == 0
     assert (tmp_path / "sub" / "w.png").read_bytes() == first  # the points of every image are kept, too
+
+
+def test_an_encoder_that_scans_a_list_has_a_proved_ceiling_above_the_curve(trained, tmp_path, capsys):
+    run = shutil.copytree(trained / "staged", tmp_path / "staged")
+    assert codec.main(["fit-list", f"--model={run}", "--data=digits"]) == 0
+    words = [f"--models={run}", "--encoder=list", *ATTACK, f"--output={tmp_path / 'w'}"]
+    assert eval_wass_ball.main(words) == 0
+    curve, band = (
+        rc.WorstCaseCurve.from_csv(tmp_path / "w.csv"),
+        rc.CertifiedCurve.from_csv(tmp_path / "w-certified.csv"),
+    )
+    assert list(band.lines()) == list(curve.lines()) == ["staged, stage 1", "staged, stage 2"]
+    for label, rows in band.lines().items():
+        assert rows[0].radius == 0 and rows[-1].radius == max(row.rho for row in curve.rows)
+        for row in rows:
+            assert curve.at(row.radius, label) - 1e-6 <= row.floor <= row.ceiling
+    assert band.table() in capsys.readouterr().out
 
 
 def test_rotations_end_in_one_set_of_files(trained, tmp_path):

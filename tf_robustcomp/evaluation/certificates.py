@@ -66,19 +66,26 @@ class CertifiedCurve(Results):
     row_type = CertifiedPoint
 
     def draw(self, axes: Any) -> None:
-        """Draw the band between floor and ceiling."""
+        """Draw floors, ceilings and the band between them."""
+        self.shade(axes)
+        models = figures.models_in(self.rows)
+        for label, rows in self.lines().items():
+            look = {**figures.style(rows[0], models), "marker": "", "linestyle": ":"}
+            axes.plot([row.radius for row in rows], [row.floor for row in rows], **look, label=f"{label}, floor")
+        wasserstein = not self.rows or self.rows[0].ball == "wasserstein"
+        axes.set(
+            xlabel="rho, mean squared distance" if wasserstein else "epsilon, radius of the ball",
+            ylabel="worst-case distortion",
+        )
+
+    def shade(self, axes: Any) -> None:
+        """Draw ceilings and the band below each, for axes that have the floors already."""
         models = figures.models_in(self.rows)
         for label, rows in self.lines().items():
             look = figures.style(rows[0], models)
             radius, floor, ceiling = ([getattr(row, name) for row in rows] for name in ("radius", "floor", "ceiling"))
             axes.fill_between(radius, floor, ceiling, color=look["color"], alpha=0.25, linewidth=0)
             axes.plot(radius, ceiling, **{**look, "marker": ""}, label=f"{label}, ceiling")
-            axes.plot(radius, floor, **{**look, "marker": "", "linestyle": ":"}, label=f"{label}, floor")
-        wasserstein = not self.rows or self.rows[0].ball == "wasserstein"
-        axes.set(
-            xlabel="rho, mean squared distance" if wasserstein else "epsilon, radius of the ball",
-            ylabel="worst-case distortion",
-        )
 
 
 def certified_curve(

@@ -1,6 +1,6 @@
 """Style and write the figures of evaluations."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,14 @@ def models_in(rows: Sequence[Any]) -> list[str]:
     return list(dict.fromkeys(row.model for row in rows))
 
 
-def write(results: Any, prefix: str | Path, title: str | None = None, shown: bool = True, drawn: bool = True) -> None:
+def write(
+    results: Any,
+    prefix: str | Path,
+    title: str | None = None,
+    shown: bool = True,
+    drawn: bool = True,
+    also: Callable[[Any], None] | None = None,
+) -> None:
     """Write ``prefix.csv``, ``prefix.png`` and ``prefix.pdf``; print the table, unless it is long, and the paths.
 
     Args:
@@ -33,12 +40,16 @@ def write(results: Any, prefix: str | Path, title: str | None = None, shown: boo
         title: of the figure.
         shown: whether to print.
         drawn: whether to write the figures.
+        also: function that draws more into the axes.
     """
     pyplot()
     paths = [Path(f"{prefix}{suffix}") for suffix in (".csv", ".png", ".pdf")]
     results.to_csv(paths[0])
     if drawn:
         axes = results.plot()
+        if also:
+            also(axes)
+            results.legend(axes)
         axes.set_title(title, fontsize=10)
         save(axes.figure, *paths[1:])
     else:

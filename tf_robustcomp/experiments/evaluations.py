@@ -16,6 +16,8 @@ from tf_robustcomp.experiments.encoders import chosen
 from tf_robustcomp.runs.models import load_trained, model_path
 from tf_robustcomp.utils.errors import InvalidArgument
 
+CEILINGS = 9  # radii at which eval_wass_ball certifies
+
 
 @dataclasses.dataclass(frozen=True)
 class Subjects:
@@ -72,7 +74,14 @@ def worst_case(settings: Any) -> None:
     measure = functools.partial(evaluation.worst_case_curve, **attack, progress=True, encoder=subjects.encoders)
     path = _with_suffix(output, ".json")
     curve = cached(path, subjects.models, subjects.images, attack | subjects.coding, evaluation.WorstCaseCurve, measure)
-    write(curve, output, f"worst case, {settings.attack} attack: {_described(settings, subjects)}")
+    certified = _certified(subjects, curve)
+    write(
+        curve, output, f"worst case, {settings.attack} attack: {_described(settings, subjects)}", also=certified.shade
+    )
+    if len(certified):
+        path = _with_suffix(output, "-certified.csv")
+        certified.to_csv(path)
+        print(f"{certified.table()}\n{path}", flush=True)
     rates = evaluation.rate_allocation(subjects.models, subjects.images, progress=True)
     staged = len(rates) > len(subjects.models)  # else a figure would have one point for each model
     write(rates, _with_suffix(output, "-rates"), f"clean: {_described(settings, subjects)}", drawn=staged)
@@ -119,6 +128,18 @@ def reconstructions(settings: Any) -> None:
         Path(settings.output), subjects.models, subjects.images, settings.gamma, _described(settings, subjects)
     )
     print(settings.output)
+
+
+def _certified(subjects, curve):
+    """Ceilings of the models whose encoders scan a list, at radii up to the curve's last; floors are the curve's."""
+    found = evaluation.CertifiedCurve(())
+    for label, encoder in (subjects.encoders or {}).items():
+        if getattr(encoder, "lists", ()):
+            reach = max(row.rho for row in curve.rows if row.model == label)
+            radii, model = np.linspace(0, reach, CEILINGS), {label: subjects.models[label]}
+            found += evaluation.certified_curve(model, subjects.images, radii, encoder, rounds=0, progress=True)
+    rows = [dataclasses.replace(row, floor=float(curve.at(row.radius, row.line))) for row in found.rows]
+    return evaluation.CertifiedCurve(tuple(rows))
 
 
 def _described(settings, subjects):
