@@ -12,6 +12,7 @@ from tf_robustcomp.adversaries.base import AttackResult
 from tf_robustcomp.backend import keras_private
 from tf_robustcomp.backend.gradients import read
 from tf_robustcomp.backend.prepared_model import PreparedModel
+from tf_robustcomp.backend.replicas import build_optimizer
 from tf_robustcomp.data.distortion import distortion
 from tf_robustcomp.utils.checks import check_at_least, check_images, is_array
 from tf_robustcomp.utils.errors import InvalidArgument
@@ -143,7 +144,10 @@ class MinMaxTraining(PreparedModel):
         if is_array(kwargs.get("validation_data")):
             kwargs["validation_data"] = self._checked(kwargs["validation_data"])
         kwargs["callbacks"] = self._callbacks(kwargs.get("callbacks"))
-        return super().fit(self._checked(x), _no_targets(y), **kwargs)
+        x, y = self._checked(x), _no_targets(y)
+        if self.built and self.optimizer is not None:
+            build_optimizer(self)
+        return super().fit(x, y, **kwargs)
 
     def evaluate(self, x: Any = None, y: None = None, **kwargs: Any) -> Any:
         """Measure the clean distortion as ``keras.Model.evaluate`` does; the targets are the inputs."""

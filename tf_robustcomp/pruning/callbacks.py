@@ -1,6 +1,5 @@
 """Dynamic Network Surgery for a model that is already compiled, as a Keras callback."""
 
-import contextlib
 from typing import Any
 
 import keras
@@ -8,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from tf_robustcomp.backend import keras_private
+from tf_robustcomp.backend.replicas import build_optimizer
 from tf_robustcomp.pruning.dns import DNS
 from tf_robustcomp.pruning.optimizer import as_optimizer
 from tf_robustcomp.pruning.report import sparsity_report
@@ -61,9 +61,7 @@ class DynamicNetworkSurgery(keras.callbacks.Callback):
     def _wrap(self, model):
         scaler = model.optimizer if isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer) else None
         wrapped = DNS(scaler.inner_optimizer if scaler else model.optimizer, self.schedule, **self.options)
-        strategy = getattr(model, "distribute_strategy", None)  # TensorFlow's models have one
-        with strategy.scope() if strategy else contextlib.nullcontext():
-            wrapped.build(model.trainable_variables)
+        build_optimizer(model, wrapped)
         if scaler:
             scaler.inner_optimizer = wrapped
         keras_private.replace_optimizer(model, scaler or wrapped)

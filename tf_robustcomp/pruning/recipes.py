@@ -1,6 +1,5 @@
 """Recipes that train and prune in turns: iterative magnitude pruning with rewinding, as in lottery tickets."""
 
-import contextlib
 import dataclasses
 import json
 import zlib
@@ -11,6 +10,7 @@ import keras
 import numpy as np
 
 from tf_robustcomp.backend import keras_private
+from tf_robustcomp.backend.replicas import build_optimizer
 from tf_robustcomp.pruning import layer_inputs, schedules
 from tf_robustcomp.pruning.kernels import check_sparsity, chosen_variables, read, rising_sparsities
 from tf_robustcomp.pruning.one_shot import prune
@@ -233,9 +233,7 @@ class _Recipe:
         optimizer = MagnitudePruning(inner, schedule, self.cut["include"], initial_masks="from_zeros")
         for variable, mask in zip(self.chosen, state.masks, strict=True):
             variable.assign(mask.astype("float32"))  # its zeros, and no others, are those that the optimizer finds
-        strategy = getattr(self.model, "distribute_strategy", None)
-        with strategy.scope() if strategy else contextlib.nullcontext():
-            optimizer.build(self.model.trainable_variables)
+        build_optimizer(self.model, optimizer)
         for variable, value in zip(self.model.variables, state.variables, strict=True):
             variable.assign(value)
         for variable, mask in zip(self.chosen, state.masks, strict=True):

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from tf_robustcomp.backend.precision import configured
-from tf_robustcomp.backend.replicas import join_batch_statistics
+from tf_robustcomp.backend.replicas import build_optimizer, join_batch_statistics
 from tf_robustcomp.runs.directory import Progress, Run, digest, load_model, open_run
 from tf_robustcomp.runs.keeper import Keeper
 from tf_robustcomp.utils.settings import spelled
@@ -101,7 +101,7 @@ def train(
         Interrupted: SIGINT or SIGTERM came; a checkpoint was written first.
     """
     if progress.step < max_steps:
-        model.optimizer.build(model.trainable_variables)  # before the step, which TensorFlow else traces a second time
+        build_optimizer(model)
         keeper = Keeper(run, progress, max_steps, log_steps, checkpoint_steps, describe)
         with keeper.keeping():
             steps = max_steps - progress.step
