@@ -70,7 +70,7 @@ class Adversary:
     ``adversary(model, x)`` returns the attacked images, ``adversary.attack(model, x)`` also what was measured.  The
     objective of an image is d(x', f(x')) - penalty(x', x).  The order is the same for every adversary::
 
-        check x --> propose --> images_from --> clip to [0, 1] --> measure --> keep the clean image where it is as bad
+        check x --> propose --> images_from --> clip to [0, 1] --> measure --> keep the worse image
 
     The model runs in inference and its state (weights, statistics, seeds) is not touched.  ``propose`` climbs on a fast
     view of the model (`backend.folding.inference_function`); what is reported is measured on the model itself.
