@@ -8,6 +8,7 @@ import pytest
 
 import tf_robustcomp as rc
 from tests.commands.test_train_compressor import SMALL
+from tests.sampling import sampled
 from tf_robustcomp import codec, eval_rotations, eval_wass_ball, evaluation, train_compressor
 from tf_robustcomp.data.images import load_images, resized
 from tf_robustcomp.runs import directory as runs
@@ -29,7 +30,7 @@ def trained(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("attack", ["ensemble", "converged", "paper"])
+@pytest.mark.parametrize("attack", sampled(["ensemble", "converged", "paper"], 0))
 def test_worst_cases_of_several_runs_end_in_one_set_of_files(trained, tmp_path, attack, capsys):
     words = [f"--models={trained / 'plain'},{trained / 'staged'}", *ATTACK, f"--attack={attack}"]
     assert eval_wass_ball.main([*words, f"--output={tmp_path / 'sub' / 'w'}"]) == 0

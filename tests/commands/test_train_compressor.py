@@ -12,6 +12,7 @@ import pytest
 import tf_robustcomp as rc
 from tests.commands.test_randomisation_commands import entry_point, kill_after_rows
 from tests.pruning.models import numpy_state
+from tests.sampling import sampled
 from tf_robustcomp import plot_reconstructions, train_compressor
 from tf_robustcomp.cli import flags
 from tf_robustcomp.data.images import load_images, resized
@@ -110,12 +111,19 @@ def test_a_killed_min_max_training_ends_in_the_same_bits(standard, tmp_path):
 
 @pytest.mark.parametrize(
     ("words", "model", "part"),
-    [
-        (["--latent-dim=3"], rc.Compressor, lambda model: model),
-        (["--model=successive_refinement", "--stage-dims=1,2"], rc.SuccessiveRefinement, lambda model: model.encoder),
-        (["--model=residual", "--stage-dims=3,2"], rc.ResidualCompressor, lambda model: model.first),
-        (["--model=rotation_aligned", "--latent-dim=5"], rc.RotationAligned, lambda model: model.upright),
-    ],
+    sampled(
+        [
+            (["--latent-dim=3"], rc.Compressor, lambda model: model),
+            (
+                ["--model=successive_refinement", "--stage-dims=1,2"],
+                rc.SuccessiveRefinement,
+                lambda model: model.encoder,
+            ),
+            (["--model=residual", "--stage-dims=3,2"], rc.ResidualCompressor, lambda model: model.first),
+            (["--model=rotation_aligned", "--latent-dim=5"], rc.RotationAligned, lambda model: model.upright),
+        ],
+        1,
+    ),
 )
 def test_a_warm_start_fills_the_part_that_has_its_form(standard, tmp_path, words, model, part):
     # A learning rate too small to move anything leaves what was started from.
@@ -130,13 +138,18 @@ def test_a_warm_start_fills_the_part_that_has_its_form(standard, tmp_path, words
 
 
 @pytest.mark.parametrize(
-    "extra", [["--mixed-precision"], ["--jit-compile"], ["--strategy=mirrored"], ["--learning-rate-schedule=cosine"]]
+    "extra",
+    sampled(
+        [["--mixed-precision"], ["--jit-compile"], ["--strategy=mirrored"], ["--learning-rate-schedule=cosine"]], 0, 3
+    ),
 )
 def test_every_switch_goes_through_the_entry_point(tmp_path, extra):
     assert train(tmp_path, "--adversary=wasserstein", "--attack-steps=2", *extra) == 0
 
 
-@pytest.mark.parametrize("words", [["l2", "--attack-steps=2"], ["linf", "--attack-steps=2"], ["rotation_random"]])
+@pytest.mark.parametrize(
+    "words", sampled([["l2", "--attack-steps=2"], ["linf", "--attack-steps=2"], ["rotation_random"]], 2)
+)
 def test_every_adversary_goes_through_the_entry_point(tmp_path, words):
     assert train(tmp_path, f"--adversary={words[0]}", *words[1:]) == 0
 

@@ -8,6 +8,7 @@ from keras import ops
 import tf_robustcomp as rc
 from tests.pruning import zoo
 from tests.pruning.models import EAGERLY
+from tests.sampling import sampled
 from tf_robustcomp.pruning import is_kernel
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -30,7 +31,7 @@ def values(variables):
 
 
 @pytest.mark.parametrize("name", zoo.SMALL)
-@pytest.mark.parametrize("rule", [rc.DNS, rc.MagnitudePruning])
+@pytest.mark.parametrize("rule", sampled([rc.DNS, rc.MagnitudePruning], 0))
 def test_the_target_is_met_and_nothing_else_is_touched(name, rule):
     model, x = zoo.SMALL[name]()
     names, parameters = [layer.name for layer in model.layers], model.count_params()
@@ -49,7 +50,7 @@ def test_the_target_is_met_and_nothing_else_is_touched(name, rule):
             assert np.count_nonzero(value) == value.size, variable.path
 
 
-@pytest.mark.parametrize("name", zoo.SMALL)
+@pytest.mark.parametrize("name", sampled(zoo.SMALL, 0, 4, 8))
 def test_saving_and_resuming_is_exact(name, tmp_path):
     model, x = zoo.SMALL[name]()
     start = model.get_weights()
@@ -73,7 +74,7 @@ def test_saving_and_resuming_is_exact(name, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("name", zoo.SMALL)
+@pytest.mark.parametrize("name", sampled(zoo.SMALL, 1, 5, 9))
 def test_zero_sparsity_is_unpruned_training(name):
     model, x = zoo.SMALL[name]()
     start = model.get_weights()

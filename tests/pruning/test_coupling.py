@@ -8,6 +8,7 @@ from keras import layers, ops
 import tf_robustcomp as rc
 from tests.pruning import zoo
 from tests.pruning.models import EAGERLY
+from tests.sampling import sampled
 from tf_robustcomp.pruning import patterns
 from tf_robustcomp.pruning.coupling import Coupling
 
@@ -108,7 +109,7 @@ def test_methods_with_data_score_channels_too(method):
     check_channels(model)
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", sampled(RULES, 1))
 def test_every_rule_cuts_whole_groups_and_the_model_shrinks(rule):
     model = trained(RULES[rule])
     check_channels(model)

@@ -7,6 +7,7 @@ from keras import layers
 
 import tf_robustcomp as rc
 from tests.pruning.models import compiled, dense_net, kernels, numpy_state, small_data
+from tests.sampling import sampled
 from tf_robustcomp.networks import resnet_v2
 from tf_robustcomp.utils import registry
 
@@ -41,7 +42,7 @@ def test_weights_are_exactly_sparse_after_every_step_and_in_the_saved_file(rule,
         np.testing.assert_array_equal(kernel, loaded)
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", sampled(RULES, 0, 3))
 def test_masks_and_dense_weights_are_identical_after_save_and_resume(rule, tmp_path):
     x, y = small_data()
     straight = compiled(dense_net(), rule(sgd(), decay()))
@@ -58,7 +59,7 @@ def test_masks_and_dense_weights_are_identical_after_save_and_resume(rule, tmp_p
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", sampled(RULES, 1, 4))
 def test_zero_sparsity_is_unpruned_training(rule):
     x, y = small_data()
     plain = compiled(dense_net(), sgd())
@@ -158,7 +159,7 @@ def test_moving_average_that_overwrites_the_weights_is_masked_again():
     assert rc.sparsity_report(model).total.sparsity == 0.5
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", sampled([False, True], 0))
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
 def test_precision_and_compilation_leave_the_sparsity_exact(policy, jit_compile):
     keras.config.set_dtype_policy(policy)

@@ -7,6 +7,7 @@ from keras import layers, ops
 
 import tf_robustcomp as rc
 from tests.pruning.models import compiled, small_data
+from tests.sampling import sampled
 
 RULES = [rc.MagnitudePruning, rc.DNS, rc.RigL, rc.MovementPruning, rc.RandomPruning]
 
@@ -146,7 +147,7 @@ def test_global_counts_weights_not_units(rng):
     assert 90 <= zeros <= 110  # half of 220, up to half a channel of 20
 
 
-@pytest.mark.parametrize("distribution", ["uniform", "erk", "global", {"wide": 0.5}])
+@pytest.mark.parametrize("distribution", sampled(["uniform", "erk", "global", {"wide": 0.5}], 0, 2))
 @pytest.mark.parametrize("pattern", [None, rc.Channels(), rc.Blocks(4, 4), rc.NM(2, 4)])
 def test_every_pattern_goes_with_every_distribution(distribution, pattern, tmp_path):
     if isinstance(pattern, rc.NM) and distribution in ("global", "erk"):

@@ -17,6 +17,7 @@ from keras.quantizers import AWQConfig, GPTQConfig, Int4QuantizationConfig, Int8
 
 import tf_robustcomp as rc
 from tests.pruning.models import compiled, dense_net, small_data
+from tests.sampling import sampled
 from tf_robustcomp.coding import sparse_tensors as coding
 from tf_robustcomp.utils.errors import DataError
 
@@ -104,7 +105,7 @@ KEEP = [
 MODES = [*KEEP, "gptq group_size=4", "gptq group_size=-1 weight_bits=8", "gptq group_size=4 symmetric=1"]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", sampled(MODES, 0, 2))
 def test_zeros_stay_are_counted_and_come_back_from_a_small_file(mode, tmp_path):
     model = net()
     before = prune(model)
@@ -131,7 +132,7 @@ def test_zeros_stay_are_counted_and_come_back_from_a_small_file(mode, tmp_path):
     assert (tmp_path / "m.rcsm").stat().st_size < 0.25 * (tmp_path / "m.keras").stat().st_size
 
 
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("tied", sampled([True, False], 0))
 @pytest.mark.parametrize("mode", ["int8", "int4 block=-1", "int4 block=4"])
 def test_reversible_embeddings_keep_their_zeros(mode, tied, tmp_path):
     layer = layers.ReversibleEmbedding(9, 7, tie_weights=tied, name="both")
