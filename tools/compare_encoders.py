@@ -2,9 +2,10 @@
 
     python tools/compare_encoders.py MODEL [MODEL ...] --data mnist.npz --out results/robust/encoders
 
-MODEL is the name of a model that comes with the package, or LABEL=FILE.keras.  Writes encoders.csv and encoders.png and
-prints the table.  A floor is what an attack through the encoder found: it begins at the worst images of the ensemble on
-the network.  A ceiling is a proof, which only a list has.  What stands in encoders.csv is not measured again.
+MODEL is the name of a model that comes with the package, or LABEL=FILE.keras.  Writes encoders.csv, encoders.png and
+budgets.csv, the clean distortion of the search by its budget, and prints both tables.  A floor is what an attack
+through the encoder found: it begins at the worst images of the ensemble on the network.  A ceiling is a proof, which
+only a list has.  What stands in a table is not measured again.
 """
 
 import argparse
@@ -29,6 +30,8 @@ from tf_robustcomp.utils.drawing import line, pyplot, save
 NEAREST = 24
 GAMMAS = (4.0, 2.5, 1.7, 1.4, 1.2)
 RADII = (24.0, 54.0)
+BUDGETS = (0, 10, 25, 50, 100, 200)  # decoder evaluations of an image; 0 is the network's code
+BUDGET_COLUMNS = ("model", "budget", "images", "clean", "speed")
 COLUMNS = ("model", "encoder", "bits", "images", "clean", "floor_24", "ceiling_24", "floor_54", "ceiling_54", "speed")
 
 
@@ -45,16 +48,22 @@ def main(argv: list[str] | None = None) -> int:
     train, test = resized(data.x_train, 32), resized(data.x_test[: words.images], 32)
     words.out.mkdir(parents=True, exist_ok=True)
     table = words.out / "encoders.csv"
-    rows = _read(table)
+    rows, budgets = _read(table), _read(words.out / "budgets.csv")
     for word in words.models:
         label, _, path = word.partition("=")
         known = {row["encoder"] for row in rows if row["model"] == label}
-        if known >= {"network", "search", "list and search"}:
+        searched = label in {row["model"] for row in budgets}
+        if searched and known >= {"network", "search", "list and search"}:
             continue
         if not path and label not in pretrained_names():
             print(f"{label}: no model of this name; name a file by LABEL=FILE.keras", file=sys.stderr)
             return 2
         model = rc.load_model(path) if path else rc.load_pretrained(label)
+        if not searched:
+            budgets += _by_budget(model, label, test)
+            _write(words.out / "budgets.csv", budgets, BUDGET_COLUMNS)
+        if known >= {"network", "search", "list and search"}:
+            continue
         for row in _measured(model, label, known, train, test, words.list_sweeps):
             rows.append(row)
             _write(table, rows)
@@ -91,16 +100,33 @@ def _measured(model, label, known, train, images, sweeps):
         yield _row(common, model, name, encoder, images, floors, ceilings)
 
 
+def _by_budget(model, label, images):
+    rows = []
+    for budget in BUDGETS:
+        encoder = rc.SearchEncoder(budget=budget) if budget else rc.NetworkEncoder()
+        clean, speed = _clean(model, encoder, images)
+        rows.append(
+            dict(zip(BUDGET_COLUMNS, (label, budget, len(images), f"{clean:.2f}", f"{speed:.1f}"), strict=True))
+        )
+        print(*rows[-1].values(), sep="\t", flush=True)
+    return rows
+
+
+def _clean(model, encoder, images):
+    """Clean distortion, and images per second."""
+    encoder(model, images)
+    start = time.perf_counter()
+    symbols = encoder(model, images)
+    speed = len(images) / (time.perf_counter() - start)
+    return squared_error(images, decode_all(model, symbols)).mean(), speed
+
+
 def _coder(model, encoder):
     return lambda images: decode_all(model, encoder(model, images))
 
 
 def _row(common, model, name, encoder, images, floors, ceilings=(math.nan, math.nan)):
-    encoder(model, images[:2])
-    start = time.perf_counter()
-    symbols = encoder(model, images)
-    speed = len(images) / (time.perf_counter() - start)
-    clean = squared_error(images, decode_all(model, symbols)).mean()
+    clean, speed = _clean(model, encoder, images)
     measured = {"encoder": name, "clean": clean, "speed": speed}
     for radius, floor, ceiling in zip(RADII, floors, ceilings, strict=True):
         measured |= {f"floor_{radius:.0f}": floor, f"ceiling_{radius:.0f}": ceiling}
@@ -115,9 +141,9 @@ def _read(path):
         return list(csv.DictReader(file))
 
 
-def _write(path, rows):
+def _write(path, rows, columns=COLUMNS):
     with files.replacing(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
 
