@@ -133,6 +133,10 @@ class _OfViews(layers.Layer):
         super().__init__(**settings)
         self.views = check_at_least("views", views, 1)
 
+    def compute_output_shape(self, input_shape: Any) -> tuple:
+        """Return the shape, whose batch is unknown; PyTorch cannot find it with a batch that is no multiple."""
+        return (None, *input_shape[1:])
+
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments as plain values."""
         return super().get_config() | {"views": self.views}
