@@ -7,7 +7,7 @@ OLDEST_TESTS ?= tests/adversaries tests/backend tests/cli tests/coding tests/com
   tests/compression/test_model.py tests/data tests/pruning/test_dns.py tests/pruning/test_rules.py \
   tests/pruning/test_sparse_file.py tests/runs
 
-.PHONY: demo test test-slow test-backends test-faults test-cluster test-oldest docs docs-look dist lint format bench lock clean
+.PHONY: demo test test-slow test-thorough test-backends test-faults test-cluster test-oldest docs docs-look dist lint format bench lock clean
 
 demo: .venv/.installed
 	$(BIN)/python -m tf_robustcomp.demo
@@ -16,7 +16,11 @@ test: .venv/.test
 	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --ignore=tests/cluster -m "not slow"
 
 test-slow: .venv/.test
-	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --ignore=tests/cluster -m slow
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --ignore=tests/cluster -m "slow and not thorough"
+
+# The parameters of which `make test` takes a sample.
+test-thorough: .venv/.test
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --ignore=tests/cluster -m thorough
 
 # The lowest versions that setup.cfg promises, in an environment of their own: what touches Keras, files and coders.
 test-oldest: .venv-oldest/.installed

@@ -1,4 +1,4 @@
-"""Parameters of which `make test` takes a few, and `make test-slow` the rest."""
+"""Parameters of which `make test` takes a few, and `make test-thorough` the rest."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,6 +7,9 @@ import pytest
 
 
 def sampled(values: Iterable[Any], *quick: int) -> list[Any]:
-    """Return the values, or tuples of values, as parameters: all slow but those at the places ``quick``."""
+    """Return the values, or tuples of values, as parameters: all thorough but those at the places ``quick``."""
     rows = [value if isinstance(value, tuple) else (value,) for value in values]
-    return [pytest.param(*row, marks=() if place in quick else pytest.mark.slow) for place, row in enumerate(rows)]
+    return [
+        pytest.param(*row, marks=() if place in quick else (pytest.mark.slow, pytest.mark.thorough))
+        for place, row in enumerate(rows)
+    ]
