@@ -53,7 +53,8 @@ def main(argv: list[str] | None = None) -> int:
         label, _, path = word.partition("=")
         known = {row["encoder"] for row in rows if row["model"] == label}
         searched = label in {row["model"] for row in budgets}
-        if searched and known >= {"network", "search", "list and search"}:
+        attacked = known >= {"network", "search", "list and search"}
+        if searched and attacked:
             continue
         if not path and label not in pretrained_names():
             print(f"{label}: no model of this name; name a file by LABEL=FILE.keras", file=sys.stderr)
@@ -62,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         if not searched:
             budgets += _by_budget(model, label, test)
             _write(words.out / "budgets.csv", budgets, BUDGET_COLUMNS)
-        if known >= {"network", "search", "list and search"}:
+        if attacked:
             continue
         for row in _measured(model, label, known, train, test, words.list_sweeps):
             rows.append(row)

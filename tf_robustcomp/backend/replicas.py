@@ -70,8 +70,7 @@ def strategy_scope(name: str) -> Any:
 def build_optimizer(model: Any, optimizer: Any = None) -> None:
     """Make the variables of an optimizer for a model, under the model's strategy, unless it has them.
 
-    Keras makes them in the first step, which TensorFlow then traces a second time: made before, training begins in half
-    of the time.
+    Keras makes them in the first step, which TensorFlow then traces a second time.
 
     Args:
         model: built ``keras.Model``.

@@ -69,7 +69,7 @@ def prune(
     variables = chosen_variables(model, include)
     coupling = Coupling(model, variables, pattern) if getattr(pattern, "coupled", False) else None
     kernels = planned(variables, sparsity, method, distribution, pattern, coupling)
-    layers, data, batches = _looked_at(model, method, kernels, data, batch_size)
+    layers, data, batches = _checked_data(model, method, kernels, data, batch_size)
     with _unchanged_on_error(kernels):
         scorer = method.scorer(model, [kernel.variable for kernel in kernels], batches)
         for target in rising_sparsities(sparsity, method.rounds):
@@ -91,8 +91,8 @@ def prune(
                 _prune(model, method, now, layers, data, batch_size)
 
 
-def _looked_at(model, method, kernels, data, batch_size):
-    """What the method looks at: the layers of the kernels in order, their data, and batches of inputs and targets."""
+def _checked_data(model, method, kernels, data, batch_size):
+    """Return the layers of the kernels in order, their inputs, and batches with targets, as the method needs."""
     if data is None and (method.needs_data or method.needs_targets):
         raise InvalidArgument(f"data must be given for method {type(method).__name__}. Received: None")
     if method.needs_data:
