@@ -75,6 +75,7 @@ print(rc.worst_case_curve(codec, images, [{gamma}], check=0).at({rho}))
 @pytest.mark.slow
 def test_a_module_of_pytorch_is_attacked_by_its_gradient(rng, tmp_path):
     """The map of the test above as a module, in the one line of docs/encoders.md: its gradient flows."""
+    pytest.importorskip("torch")
     images, gamma = gaussian_images(rng, count=6), 2 * K
     root = math.sqrt(K * np.sum((images - CENTRE) ** 2.0, axis=(1, 2, 3)).mean())
     rho = (math.sqrt(K) * root / (gamma - K)) ** 2  # all images move away from the centre in proportion
