@@ -106,7 +106,7 @@ class MeanScaleHyperprior(LatentCodec):
         >>> model = rc.MeanScaleHyperprior(widths=(32, 48, 64), latents=96)
         >>> model.compile(rc.Adam(1e-3), adversary=rc.WassersteinBall(gamma=1.0))
         >>> model.fit(crops, epochs=10)
-        >>> data = model.fit_entropy_model().compress(photographs, target_bpp=0.5)
+        >>> data = model.fit_entropy_model().compress(photographs, target_bpp=0.75)
         >>> model.decompress(data)
     """
 
