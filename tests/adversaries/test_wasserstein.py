@@ -139,6 +139,7 @@ def test_dual_ascent_moves_gamma_towards_the_wanted_radius():
     np.testing.assert_allclose(float(ball.gamma), np.exp(-0.05), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_dual_ascent_meets_rho_on_a_toy():
     """f = 0, far from the borders: ||x' - x||^2 = ||x||^2 / (gamma - 1)^2, so gamma is known."""
     images = np.full((4, 4, 4, 1), 0.1, "float32")
@@ -167,6 +168,7 @@ def test_a_new_price_is_used_without_a_new_trace(rng):
         WassersteinBall(rho=1.0).gamma = 2.0
 
 
+@pytest.mark.slow
 def test_climbing_in_bfloat16_reaches_nearly_the_same_and_leaves_the_model_as_it_was(rng):
     model = Compressor(4, levels=8, width=8, image_shape=(16, 16, 1))
     images = rng.random((24, 16, 16, 1)).astype("float32")
@@ -193,6 +195,7 @@ def test_climbing_in_bfloat16_reaches_nearly_the_same_and_leaves_the_model_as_it
 
 
 @pytest.mark.parametrize("precisions", [("float32", "bfloat16")])
+@pytest.mark.slow
 def test_two_attacks_in_two_threads_do_not_disturb_each_other(precisions, rng):
     model = Compressor(4, levels=8, width=8, image_shape=(16, 16, 1))
     images = rng.random((2, 6, 16, 16, 1)).astype("float32")

@@ -105,6 +105,7 @@ def test_adam_trains_as_that_of_keras_does(rng, options):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_training_a_compressor_fused_or_not_gives_the_same_losses(rng):
     images = rng.random((16, 16, 16, 1), dtype="float32")
 

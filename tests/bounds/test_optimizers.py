@@ -133,6 +133,7 @@ def test_one_step_is_that_of_the_published_estimates():
     assert set(np.unique(after)) <= {k * s for k in range(-2, 3) for s in map(float, code.STEPS)}
 
 
+@pytest.mark.slow
 def test_a_greater_weight_of_the_bits_gives_a_shorter_code():
     lengths = [trained("quantize", epochs=8, bit_weight=weight).optimizer.code_length() for weight in (0, 1, 30)]
     assert lengths[0] > lengths[1] > lengths[2]
@@ -225,6 +226,7 @@ def test_a_vector_that_saw_data_cannot_begin_a_seeded_subspace():
         compiled(model, MAKERS["subspace"]()).optimizer.build(model.trainable_variables)
 
 
+@pytest.mark.slow
 def test_files_of_other_networks_are_refused(tmp_path):
     path = tmp_path / "a.rcnb"
     with pytest.raises(InvalidArgument, match="must be trained by rc.Quantize or rc.Subspace"):

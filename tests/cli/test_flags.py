@@ -117,11 +117,13 @@ def test_importing_the_package_loads_nothing_until_a_name_is_used():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_where_keras_is_there_already_the_classes_are_registered_at_once():
     code = "import keras, tf_robustcomp; assert keras.saving.get_registered_object('tf_robustcomp>Compressor')"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_everything_is_imported_where_fcntl_is_absent():
     code = (
         "import importlib, pkgutil, sys; sys.modules['fcntl'] = None; import tf_robustcomp as rc;"

@@ -21,6 +21,7 @@ def rows(folder):
     return list(csv.DictReader(Path(folder, "bounds.csv").read_text().splitlines()))
 
 
+@pytest.mark.slow
 def test_a_grid_is_paid_for_and_each_file_is_what_was_bounded(tmp_path, capsys):
     flags = [*SMALL, "--bit-weights=1,4", "--seeds=0,1", f"--train-dir={tmp_path}"]
     assert bound.main(flags) == 0
@@ -41,6 +42,7 @@ def test_a_grid_is_paid_for_and_each_file_is_what_was_bounded(tmp_path, capsys):
     assert "has finished" in capsys.readouterr().out and rows(tmp_path) == found
 
 
+@pytest.mark.slow
 def test_a_subspace_from_a_data_dependent_prior(tmp_path, capsys):
     flags = [*SMALL, "--method=subspace", "--dim=20", "--prior-share=0.5", "--prior-epochs=1", "--bit-weights=1,2"]
     assert bound.main([*flags, f"--train-dir={tmp_path}"]) == 0
@@ -48,6 +50,7 @@ def test_a_subspace_from_a_data_dependent_prior(tmp_path, capsys):
     assert [row["examples"] for row in rows(tmp_path)] == ["150", "150"]
 
 
+@pytest.mark.slow
 def test_training_starts_from_a_coded_network(tmp_path, capsys):
     assert bound.main([*SMALL, f"--train-dir={tmp_path / 'first'}"]) == 0
     file = tmp_path / "first/w3-s0/network.rcnb"
@@ -71,6 +74,7 @@ def test_flags_that_are_refused_leave_the_folder_free_for_others(tmp_path, capsy
     assert bound.main([*SMALL, f"--train-dir={tmp_path}"]) == 0
 
 
+@pytest.mark.slow
 def test_a_prior_that_nothing_was_changed_of_is_called_a_held_out_test(tmp_path, capsys):
     # Of weights that moved far in 36 steps, one more step is less than a step size.
     flags = [*SMALL, "--prior-share=0.5", "--prior-epochs=18", "--bit-weights=1000", f"--train-dir={tmp_path}"]

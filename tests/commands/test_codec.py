@@ -44,6 +44,7 @@ def run(*words):
     return codec.main([str(word) for word in words])
 
 
+@pytest.mark.slow
 def test_a_training_ends_with_the_probabilities_of_its_symbols(trained):
     model = runs.Run(trained / "plain").load_model()
     assert model.entropy_model is not None
@@ -216,6 +217,7 @@ def test_a_hostile_layout_writes_nothing(trained, inputs, tmp_path, capsys):
         assert not (tmp_path / "bad").exists()
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_line(trained, inputs, tmp_path, capsys):
     model, out = f"--model={trained / 'plain'}", f"--out={tmp_path / 'o'}"
     other = f"--model={trained / 'staged'}"
@@ -279,6 +281,7 @@ def test_names_are_exported():
     assert issubclass(rc.BitstreamError, rc.Error)
 
 
+@pytest.mark.slow
 def test_formats_are_compared_on_the_same_images(trained, tmp_path, capsys):
     words = [f"--models={trained / 'plain'},{trained / 'staged'}", "--data=digits", "--images=30"]
     words += ["--max-distortion=25", "--promise-images=12", f"--output={tmp_path / 'c'}"]
@@ -306,6 +309,7 @@ def test_formats_are_compared_on_the_same_images(trained, tmp_path, capsys):
 # Encoders.
 
 
+@pytest.mark.slow
 def test_a_search_and_a_list_write_nearer_codes_into_the_same_kind_of_file(trained, inputs, tmp_path, capsys):
     model = f"--model={trained / 'plain'}"
     listed = trained / "plain" / "model.codes.npz"

@@ -77,18 +77,21 @@ def test_cmyk_becomes_rgb(tmp_path):
     assert found.mode == "RGB" and psnr(found, colours()) > 20
 
 
+@pytest.mark.slow
 def test_a_target_rate_holds_for_the_whole_file(tmp_path):
     Image.fromarray(colours(256, 384)).save(tmp_path / "p.png")
     there_and_back(tmp_path, tmp_path / "p.png", "--target-bpp=0.5")
     assert 8 * (tmp_path / "x.rcbs").stat().st_size <= 0.5 * 256 * 384
 
 
+@pytest.mark.slow
 def test_a_promise_is_kept_by_the_picture_that_is_written(tmp_path):
     Image.fromarray(colours()).save(tmp_path / "p.png")
     found = np.asarray(there_and_back(tmp_path, tmp_path / "p.png", "--max-distortion=5")) / 255
     assert np.sum((found - colours() / 255) ** 2) <= 5
 
 
+@pytest.mark.slow
 def test_a_promise_for_tiles_is_kept_by_the_picture_that_is_written(tmp_path, capsys):
     pixels = colours(100, 150)
     pixels[:30, :30] = np.random.default_rng(0).integers(0, 256, (30, 30, 3))

@@ -31,6 +31,7 @@ def trained(tmp_path_factory):
 
 
 @pytest.mark.parametrize("attack", sampled(["ensemble", "converged", "paper"], 0))
+@pytest.mark.slow
 def test_worst_cases_of_several_runs_end_in_one_set_of_files(trained, tmp_path, attack, capsys):
     words = [f"--models={trained / 'plain'},{trained / 'staged'}", *ATTACK, f"--attack={attack}"]
     assert eval_wass_ball.main([*words, f"--output={tmp_path / 'sub' / 'w'}"]) == 0
@@ -49,6 +50,7 @@ def test_worst_cases_of_several_runs_end_in_one_set_of_files(trained, tmp_path, 
     assert (tmp_path / "sub" / "w.png").read_bytes() == first  # the points of every image are kept, too
 
 
+@pytest.mark.slow
 def test_an_encoder_that_scans_a_list_has_a_proved_ceiling_above_the_curve(trained, tmp_path, capsys):
     run = shutil.copytree(trained / "staged", tmp_path / "staged")
     assert codec.main(["fit-list", f"--model={run}", "--data=digits"]) == 0
@@ -66,6 +68,7 @@ def test_an_encoder_that_scans_a_list_has_a_proved_ceiling_above_the_curve(train
     assert band.table() in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_rotations_end_in_one_set_of_files(trained, tmp_path):
     words = [f"--models={trained / 'plain'},{trained / 'staged'}", "--labels=one,two", "--data=digits"]
     assert eval_rotations.main([*words, "--angle-step=90", f"--output={tmp_path / 'r'}"]) == 0
@@ -90,6 +93,7 @@ def test_images_are_those_that_the_models_were_trained_on(trained, tmp_path, cap
     assert "--data must be given where --models were trained on several: digits, mnist" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_only_what_changed_is_computed_again(trained, tmp_path, monkeypatch, capsys):
     measured = []
     true = evaluation.rotation_curve

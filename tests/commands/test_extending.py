@@ -48,6 +48,7 @@ def test_each_takes_less_than_twenty_lines():
         ("linear", ["--model=linear", "--latent-dim=3"]),
     ],
 )
+@pytest.mark.slow
 def test_a_compressor_and_an_adversary_train_are_evaluated_and_loaded(name, words, extension, tmp_path, capsys):
     words = [*COMPRESSOR, *words, f"--extension={extension(name)}", f"--train-dir={tmp_path / 'out'}"]
     assert train_compressor.main([*words, "--help"]) == 0

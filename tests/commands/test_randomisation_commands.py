@@ -56,6 +56,7 @@ def test_run_makes_the_published_directories_and_passes_over_what_has_finished(s
 
 
 @pytest.mark.parametrize(("momentum", "said"), [(0.9, "still 28% initial values"), (0.5, None)])
+@pytest.mark.slow
 def test_a_run_too_short_for_its_batch_norm_is_told_so(momentum, said, tmp_path, capsys):
     words = [*SMALL, f"--bn-momentum={momentum}", "--max-steps=12", *RATES, f"--train-dir={tmp_path / 'run'}"]
     assert train_resnet_random.main(["train", *words]) == 0

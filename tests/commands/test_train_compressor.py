@@ -80,6 +80,7 @@ def test_flag_files_hold_the_published_settings(path):
     assert (sum(settings.stage_dims) if structured else settings.latent_dim) == 10
 
 
+@pytest.mark.slow
 def test_evaluation_agrees_with_the_model_on_the_test_images(standard):
     assert train_compressor.main(["eval", f"--train-dir={standard}", "--eval-images=8"]) == 0
     images = resized(load_images("digits").x_test, 16)
@@ -125,6 +126,7 @@ def test_a_killed_min_max_training_ends_in_the_same_bits(standard, tmp_path):
         1,
     ),
 )
+@pytest.mark.slow
 def test_a_warm_start_fills_the_part_that_has_its_form(standard, tmp_path, words, model, part):
     # A learning rate too small to move anything leaves what was started from.
     assert train(tmp_path, *words, f"--warm-start={standard}", "--learning-rate=1e-12") == 0
@@ -143,6 +145,7 @@ def test_a_warm_start_fills_the_part_that_has_its_form(standard, tmp_path, words
         [["--mixed-precision"], ["--jit-compile"], ["--strategy=mirrored"], ["--learning-rate-schedule=cosine"]], 0, 3
     ),
 )
+@pytest.mark.slow
 def test_every_switch_goes_through_the_entry_point(tmp_path, extra):
     assert train(tmp_path, "--adversary=wasserstein", "--attack-steps=2", *extra) == 0
 
@@ -150,10 +153,12 @@ def test_every_switch_goes_through_the_entry_point(tmp_path, extra):
 @pytest.mark.parametrize(
     "words", sampled([["l2", "--attack-steps=2"], ["linf", "--attack-steps=2"], ["rotation_random"]], 2)
 )
+@pytest.mark.slow
 def test_every_adversary_goes_through_the_entry_point(tmp_path, words):
     assert train(tmp_path, f"--adversary={words[0]}", *words[1:]) == 0
 
 
+@pytest.mark.slow
 def test_reconstructions_are_drawn_or_refused_in_one_line(standard, tmp_path, capsys):
     output = tmp_path / "figure.png"
     words = [f"--models={standard}", "--data=digits", "--count=2", f"--output={output}"]

@@ -273,6 +273,7 @@ def mutated(rng, streams):
     return bytes(data)
 
 
+@pytest.mark.slow
 def test_twenty_thousand_damaged_streams_are_refused_or_exact(staged, monkeypatch):
     rng = np.random.default_rng(11)
     images = [(np.round(pictures(staged, n, seed=n) * 255) / 255).astype("float32") for n in (1, 3, 8)]

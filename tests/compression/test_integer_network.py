@@ -94,6 +94,7 @@ def test_shifts_and_depth_to_space_by_hand(rng):
     assert np.array_equal(y[0, 2:4, 4:6].reshape(4, 2), x[0, 1, 2].reshape(4, 2))
 
 
+@pytest.mark.slow
 def test_gradients_pass_through_the_roundings(rng):
     model = keras.Sequential([IntegerDense(16), IntegerDense(1, relu=False)])
     inputs = rng.integers(0, 256, (64, 5)).astype("float32")

@@ -168,6 +168,7 @@ def test_training_lowers_rate_and_distortion(model):
     assert cost() < 0.7 * before and set(history) >= {"loss", "distortion"}
 
 
+@pytest.mark.slow
 def test_a_search_never_costs_more_and_streams_stay_the_same(model):
     """Its rate + lambda * distortion, computed here from the stream, is at most that of the network's code."""
     images = photographs(2, 70, 64, 3)
@@ -195,6 +196,7 @@ def test_a_search_never_costs_more_and_streams_stay_the_same(model):
         assert model.cost(images, code)[number] == pytest.approx(bits + model.price_per_pixel(0.8) * squares, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_large_image_is_searched_tile_by_tile(model, monkeypatch):
     monkeypatch.setattr(tiles, "TILE", 64)
     images = photographs(1, 70, 150, 3)
@@ -218,6 +220,7 @@ def test_encoders_of_models_of_one_size_are_refused(encoder):
 
 
 @pytest.mark.parametrize("channels", sampled([1, 3], 1))
+@pytest.mark.slow
 def test_a_promise_holds_for_every_tile(model, channels):
     """Whatever its size: each tile is measured here, alone."""
     images = photographs(2, 70, 130, channels)
@@ -239,11 +242,13 @@ def test_a_promise_holds_for_every_tile(model, channels):
         model.compress(images, tile=32)
 
 
+@pytest.mark.slow
 def test_tiles_that_no_code_brings_near_are_stored(model):
     images = photographs(1, 40, 40, 3)
     assert np.array_equal(model.decompress(model.compress(images, max_distortion=1e-6, tile=16)), images)
 
 
+@pytest.mark.slow
 def test_damaged_patches_are_refused(model):
     images = photographs(1, 64, 96, 3)
     images[0, :16, :16] = np.random.default_rng(1).integers(0, 256, (16, 16, 3)) / 255
@@ -274,6 +279,7 @@ def with_part(data, entry, content):
     return container.write(header.fingerprint, header.image_shape, header.count, [*kept, part])
 
 
+@pytest.mark.slow
 def test_training_takes_ms_ssim_for_its_distortion():
     model, images = codec("factorized"), photographs(8, 64, 64, 3)
     model.compile(rc.Adam(2e-3), distortion="msssim")
@@ -334,6 +340,7 @@ def test_hostile_sizes_take_no_memory(model, shape):
             model.decompress(forged(data, (64, 64, 3), count))
 
 
+@pytest.mark.slow
 def test_mutated_streams_are_refused_or_the_same(model):
     images = photographs(1, 24, 40, 3)
     data = bytes(model.compress(images, quality=1.0))
@@ -437,6 +444,7 @@ def test_the_start_is_the_best_linear_transform(model):
         model.start_from(images[:2])
 
 
+@pytest.mark.slow
 def test_an_attack_on_the_rate_makes_files_larger(model):
     images = photographs(2, 64, 64, 3)
     model.start_from(photographs(60, 64, 128, 3, seed=2)).fit_entropy_model()
@@ -449,6 +457,7 @@ def test_an_attack_on_the_rate_makes_files_larger(model):
 
 
 @pytest.mark.parametrize("attacked", ["rate", pytest.param("both", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_training_takes_the_rate_for_its_adversary(attacked):
     model = codec("factorized")
     model.compile("adam", adversary=rc.LinfBall(epsilon=0.02, steps=2), attacked=attacked)

@@ -103,6 +103,7 @@ def test_saved_and_loaded_the_model_is_the_same_bit_for_bit(model, tmp_path):
 
 
 @pytest.mark.parametrize("adversary", sampled(ADVERSARIES, 0, 3, 5), ids=repr)
+@pytest.mark.slow
 def test_training_against_every_adversary_lowers_the_loss_and_logs_what_was_measured(adversary):
     model = COMPRESSORS["standard"]()
     model.compile(keras.optimizers.Adam(1e-2), adversary=adversary)
@@ -120,6 +121,7 @@ def test_training_against_every_adversary_lowers_the_loss_and_logs_what_was_meas
 @pytest.mark.parametrize(
     ("name", "more"), sampled([("refinement", {"attacked_fraction": 1.0}), ("residual", {}), ("aligned", {})], 0)
 )
+@pytest.mark.slow
 def test_training_lowers_the_loss_of_every_structured_compressor(name, more):
     model = COMPRESSORS[name]()
     model.compile(keras.optimizers.Adam(1e-2), adversary=LinfBall(epsilon=0.02, steps=1), **more)
@@ -138,6 +140,7 @@ def test_evaluation_gives_the_clean_distortion_in_inference_mode():
     assert set(logs) == {"loss", "distortion", "rate"}
 
 
+@pytest.mark.slow
 def test_resumed_training_is_training_that_never_stopped(tmp_path):
     def trained(epochs, model=None, initial_epoch=0):
         if model is None:
@@ -158,6 +161,7 @@ def test_resumed_training_is_training_that_never_stopped(tmp_path):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_compiled_and_eager_training_agree():
     """XLA where Keras may use it; torch.compile needs a C++ compiler on the machine, so there it is eager twice."""
     losses = []
@@ -169,6 +173,7 @@ def test_compiled_and_eager_training_agree():
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_mixed_precision_trains_saves_and_measures_in_single_precision(tmp_path):
     model = COMPRESSORS["standard"](dtype="mixed_bfloat16")
     assert model.encoder.layers[1].compute_dtype == "bfloat16"

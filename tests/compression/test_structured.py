@@ -21,6 +21,7 @@ def moved(before, network):
 
 
 @pytest.mark.parametrize(("fraction", "stage"), [(0.0, 1), (1.0, 2)])
+@pytest.mark.slow
 def test_refinement_trains_only_the_decoder_of_the_batch(fraction, stage):
     model = SuccessiveRefinement((1, 2), **SMALL)
     model.compile(keras.optimizers.Adam(1e-2), adversary=LinfBall(0.02, steps=1), attacked_fraction=fraction)
@@ -46,6 +47,7 @@ def test_refinement_begins_clean_and_then_tosses_a_coin_that_depends_on_the_seed
     assert attacked(seed=1, warmup_steps=0) != attacked(seed=0, warmup_steps=0)
 
 
+@pytest.mark.slow
 def test_refinement_without_an_adversary_trains_both_stages_on_clean_images():
     model = SuccessiveRefinement((1, 2), **SMALL)
     x = bars()
@@ -110,6 +112,7 @@ def test_aligned_turns_upright_codes_and_turns_back():
     np.testing.assert_array_equal(array(model.encode(x))[:, 2:], array(model.upright.encode(array(upright))))
 
 
+@pytest.mark.slow
 def test_aligned_angle_net_learns_the_turn():
     """An image that points somewhere, so that its turn can be seen."""
     arrow = np.zeros((1, 16, 16, 1), "float32")

@@ -84,6 +84,7 @@ def test_every_public_function_is_annotated_whole():
             assert not bare and "return" in function.__annotations__, (name, bare)
 
 
+@pytest.mark.slow
 def test_help_shows_the_docstring_and_the_arguments():
     done = subprocess.run(
         [

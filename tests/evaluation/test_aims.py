@@ -22,6 +22,7 @@ def coded():
     return model.fit_entropy_model(images), images
 
 
+@pytest.mark.slow
 def test_rates_are_the_bits_of_the_entropy_model(coded):
     model, images = coded
     symbols = keras.ops.convert_to_numpy(model.encode(images))
@@ -39,6 +40,7 @@ def test_rates_are_the_bits_of_the_entropy_model(coded):
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.slow
 def test_no_random_image_of_the_ball_takes_more_bits_than_the_attacked_one(coded, norm):
     model, images = coded
     few, epsilon = images[:8], {"l2": 3.0, "linf": 0.3}[norm]
@@ -53,6 +55,7 @@ def test_no_random_image_of_the_ball_takes_more_bits_than_the_attacked_one(coded
     assert worst.mean() <= row.attacked
 
 
+@pytest.mark.slow
 def test_a_promise_takes_more_bits_under_attack(coded):
     model, images = coded
     (row,) = rc.rate_curve(model, images[:3], [2.0], steps=5, restarts=0, max_distortion=4.0).rows

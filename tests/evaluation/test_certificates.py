@@ -121,6 +121,7 @@ def test_the_worst_mixture_is_that_of_a_linear_programme(rng):
     assert (more.at(rhos) >= points.at(rhos) - 1e-12).all()
 
 
+@pytest.mark.slow
 def test_no_attack_is_above_the_ceiling(model, images, encoder):
     """A thousand random attacks, and those of the network at many prices."""
     rng = np.random.default_rng(0)
@@ -169,6 +170,7 @@ def test_floor_and_ceiling_of_a_list_meet(model, images, encoder):
 
 
 @pytest.mark.parametrize(("ball", "radii"), [("l2", [0.3, 1.5]), ("linf", [0.02, 0.2])])
+@pytest.mark.slow
 def test_other_balls_have_floors_and_ceilings(model, images, encoder, ball, radii):
     curve = rc.certified_curve(model, images, radii, encoder, ball=ball)
     rng = np.random.default_rng(1)
@@ -189,6 +191,7 @@ def test_the_statement_for_the_distribution_is_that_of_maurer_and_pontil():
     assert certificates._upper_mean(values[:1], 5.0, 0.95) == math.inf
 
 
+@pytest.mark.slow
 def test_every_stage_is_certified_on_its_own():
     keras.utils.set_random_seed(4)
     model = spread(MAKERS["refinement"]())
@@ -223,6 +226,7 @@ def test_bad_arguments_are_refused(model, images, encoder, change, message):
 # Curves through an encoder.
 
 
+@pytest.mark.slow
 def test_an_attack_through_an_encoder_finds_at_least_the_network_s_images(model, images, encoder):
     gammas = [3.0, 1.5]
     curve = rc.worst_case_curve(model, images, gammas, steps=20, check=0, encoder=encoder)

@@ -8,6 +8,7 @@ from tests.evaluation.toys import CENTRE, gaussian_images, shrinking
 FACTOR, K = 0.4, 0.36
 
 
+@pytest.mark.slow
 def test_the_dual_estimate_is_never_below_the_curve(rng):
     images = gaussian_images(rng)
     curve = rc.worst_case_curve(shrinking(FACTOR), images, [4.0, 2.0, 1.0, 0.6], check=0)

@@ -35,6 +35,7 @@ def waves(x):
 
 
 @pytest.mark.parametrize("gamma", GAMMAS)
+@pytest.mark.slow
 def test_it_finds_at_least_what_the_adaptive_ascent_finds(model, images, gamma):
     for attacked, least in ((model, 0.999), (waves, 1.01)):
         ensemble = Ensemble(attacked, images, 1)
@@ -58,6 +59,7 @@ def test_what_it_reports_is_measured_on_the_model(model, images):
     np.testing.assert_allclose(value, objective(ensemble, 2.0), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_image_has_the_same_worst_case_alone_and_among_others(model, images):
     together = Ensemble(model, images, 1)
     together.climb(1.5)
@@ -66,6 +68,7 @@ def test_an_image_has_the_same_worst_case_alone_and_among_others(model, images):
     assert objective(alone, 1.5)[0] == pytest.approx(objective(together, 1.5)[3], rel=0.02)
 
 
+@pytest.mark.slow
 def test_more_prices_and_more_steps_do_not_lower_the_curve(model, images):
     first, few, prices, steps = (
         rc.worst_case_curve(model, images, gammas, steps=count, check=0)
@@ -121,6 +124,7 @@ def test_verdicts_name_what_was_missed(images):
     assert nothing.verdict() == "nothing found: the gradient may be zero"
 
 
+@pytest.mark.slow
 def test_members_that_win_nothing_twice_are_left_out(images):
     small = gaussian_images(np.random.default_rng(0), count=6)
     ensemble = Ensemble(shrinking(0.5), small, 1)
@@ -137,6 +141,7 @@ def test_values_that_are_not_finite_are_refused(images):
         rc.worst_case_curve(broken, 0.5 * images, [0.1], check=0)
 
 
+@pytest.mark.slow
 def test_the_worst_case_at_a_radius_finds_its_prices(model, images):
     factor = 0.5
     toys = gaussian_images(np.random.default_rng(0), count=6)

@@ -36,6 +36,7 @@ def same(one, two):
     )
 
 
+@pytest.mark.slow
 def test_csv_gives_back_the_same_values(all_results, tmp_path):
     for results in all_results:
         results.to_csv(tmp_path / "r.csv")

@@ -127,6 +127,7 @@ def test_a_search_without_gradients_finds_what_an_attack_left(images):
     assert 0.9 * K / (gamma - K) < left <= K / (gamma - K) * 1.001
 
 
+@pytest.mark.slow
 def test_structured_models_have_a_line_for_each_stage(pictures):
     model = rc.SuccessiveRefinement((1, 2), levels=4, width=2, image_shape=(16, 16, 1))
     curve = worst_case_curve({"both": model}, pictures, [1.0], steps=3, check=0)

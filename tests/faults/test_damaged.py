@@ -64,6 +64,7 @@ def refused_or_equal(path, data, count, load, equal):
     return refused
 
 
+@pytest.mark.slow
 def test_records(tmp_path, amount):
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (4, 32, 32, 3), np.uint8), rng.integers(0, 10, 4)
@@ -96,6 +97,7 @@ def trained(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_models_of_a_run(trained, tmp_path, amount):
     shutil.copytree(trained, tmp_path / "run")
     run = runs.Run(tmp_path / "run")
@@ -151,6 +153,7 @@ def test_flag_files(tmp_path, amount):
     assert refused_or_equal(path, data, amount(140, 500), load, lambda loaded: isinstance(loaded.width, int)) > 0
 
 
+@pytest.mark.slow
 def test_evaluations_that_are_damaged_are_made_again(trained, tmp_path, amount):
     from tf_robustcomp import eval_rotations
 
@@ -165,6 +168,7 @@ def test_evaluations_that_are_damaged_are_made_again(trained, tmp_path, amount):
             rc.ShiftCurve.from_csv(tmp_path / "r.csv")
 
 
+@pytest.mark.slow
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(trained, tmp_path, capsys):
     import keras
 

@@ -56,6 +56,7 @@ def changed_config(path, change):
             archive.writestr(name, data)
 
 
+@pytest.mark.slow
 def test_lambda_layers_are_refused(run):
     model = keras.Sequential([keras.Input((2,)), keras.layers.Lambda(lambda x: x)])
     model.save(run.model_path)

@@ -209,6 +209,7 @@ def test_surgery_brings_a_group_back_whole():
     check_channels(model)
 
 
+@pytest.mark.slow
 def test_a_model_that_is_loaded_goes_on_bit_for_bit(tmp_path):
     model = trained(rc.DNS)
     model.save(tmp_path / "model.keras")
@@ -220,6 +221,7 @@ def test_a_model_that_is_loaded_goes_on_bit_for_bit(tmp_path):
         np.testing.assert_array_equal(numbers(one), numbers(other))
 
 
+@pytest.mark.slow
 def test_zeros_that_are_there_stay_with_masks_from_zeros():
     model = residual()
     rc.prune(model, 0.5, pattern=rc.Channels(coupled=True))

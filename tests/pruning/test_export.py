@@ -30,6 +30,7 @@ def zeros(kernels):
 EXPECTED = sorted([(288, 216), (1152, 864)])  # three quarters of each kernel
 
 
+@pytest.mark.slow
 def test_litert_keeps_the_zeros(pruned, tmp_path):
     import tensorflow as tf
 

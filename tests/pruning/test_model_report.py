@@ -190,6 +190,7 @@ def test_parameters_nonzeros_and_ratios():
         report["speed"]
 
 
+@pytest.mark.slow
 def test_the_sentence_stands_where_zeros_alone_do_not_help():
     model = convolutional()
     assert rc.model_report(model, latency=0).advice == ""
@@ -224,6 +225,7 @@ def test_no_advice_to_shrink_what_cannot_be_shrunk():
 
 
 @pytest.mark.tensorflow_only
+@pytest.mark.slow
 def test_sizes_are_those_of_the_files(tmp_path):
     model = convolutional()
     report = rc.model_report(model, latency=0)

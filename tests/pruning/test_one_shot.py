@@ -60,6 +60,7 @@ def test_wanda_cuts_within_each_output_by_weight_times_norm(rng):
 
 
 @pytest.mark.parametrize("pattern", sampled([None, rc.NM(2, 4)], 0))
+@pytest.mark.slow
 def test_sparsegpt_reconstructs_better_on_the_whole(rng, pattern):
     """Over ten draws: a greedy choice may lose at one, above all where one block spans all inputs."""
     errors = dict.fromkeys(METHODS, 0.0)

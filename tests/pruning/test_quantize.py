@@ -197,6 +197,7 @@ def test_integers_come_back_and_damage_is_refused(size, rng):
                 coding.decode_integers(wrong, (size,))
 
 
+@pytest.mark.slow
 def test_a_codebook_leaves_scales_alone(tmp_path):
     model = net()
     prune(model)
@@ -240,6 +241,7 @@ def test_shrink_takes_no_quantised_model(mode):
         np.testing.assert_array_equal(one, ops.convert_to_numpy(other))
 
 
+@pytest.mark.slow
 def test_shrunk_then_quantised_is_a_model_like_any(tmp_path):
     model = net()
     rc.prune(model, 0.5, pattern=rc.Channels(), include="^dense/|/dense/")
@@ -322,6 +324,7 @@ def test_exports_are_as_the_documentation_says(mode, tmp_path, rng, capfd):
 
 @pytest.mark.tensorflow_only
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_the_example_of_the_documentation_runs_and_prints_what_is_printed_there(tmp_path, monkeypatch):
     text = (Path(__file__).parents[2] / "docs" / "smaller.md").read_text()
     section = text[text.index("## Prune, fine-tune, quantise, write a file") :]

@@ -77,6 +77,7 @@ class Stop(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_call_that_goes_on_ends_in_the_same_bits(tmp_path):
     """Rewinding the learning rate takes from both files that are kept, that of the epoch and that of the round."""
     data, options = small_data(), {"rewind": "learning_rate", "rewind_epoch": 1, "seed": 3, "batch_size": 16}

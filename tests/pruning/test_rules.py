@@ -88,6 +88,7 @@ def test_kernels_of_one_shape_are_cut_in_different_places():
     assert 8 < (first != second).sum() < 56  # of 64: half, if the draws are independent
 
 
+@pytest.mark.slow
 def test_magnitude_beats_random_on_a_model_that_has_learned(rng):
     x = rng.normal(size=(256, 8)).astype("float32")
     y = (x[:, 0] > 0).astype(int) + 2 * (x[:, 1] > 0)
@@ -159,6 +160,7 @@ def test_a_cut_weight_does_not_decay_back_to_life():
         assert found[3, 3] < 1.6  # those in use do decay
 
 
+@pytest.mark.slow
 def test_kernels_shapes_stay_the_same_for_every_rule():
     for rule in (rc.DNS, rc.RigL, rc.MovementPruning):
         model = compiled(dense_net(), rule("sgd", rc.ConstantSparsity(0.5, 0)))

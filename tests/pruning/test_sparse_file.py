@@ -82,6 +82,7 @@ def test_models_of_every_kind_come_back_exactly(name, tmp_path):
     np.testing.assert_array_equal(model.predict(x, verbose=0), loaded.predict(x, verbose=0))
 
 
+@pytest.mark.slow
 def test_the_file_falls_with_the_sparsity(tmp_path):
     sizes = []
     for sparsity in (0.5, 0.8, 0.95):
@@ -111,6 +112,7 @@ def test_the_report_says_what_is_there(tmp_path):
     assert rc.sparsity_report(model, sizes=False).total.gzip_bytes is None
 
 
+@pytest.mark.slow
 def test_damaged_files_are_refused_or_exact(tmp_path):
     model = compiled(dense_net(), rc.MagnitudePruning("sgd", rc.ConstantSparsity(0.5, 0)))
     model.fit(*small_data(), verbose=0)
