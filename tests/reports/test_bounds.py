@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import tf_robustcomp as rc
+from tf_robustcomp.experiments import bounds
 from tf_robustcomp.utils import table
 
 FOLDER = Path(__file__).parents[2] / "results/bounds"
@@ -104,3 +105,18 @@ def windows(x, size, around):
 
 def cosine(frequency):
     return np.sqrt((2 if frequency else 1) / 5) * np.cos(np.pi * frequency * (np.arange(5) + 0.5) / 5)
+
+
+def test_the_figure_has_every_network_and_the_means_over_seeds(monkeypatch):
+    row = {"test_error": "", "training_error": 0.03, "chance": 0.9}
+    rows = [
+        row | {"network": f"w{weight}-s{seed}", "bits": bits, "bound": bound}
+        for weight, seed, bits, bound in ((1, 0, 30, 0.4), (1, 1, 50, 0.2), (9, 0, 20, 0.1), (9, 1, 10, 0.3))
+    ]
+    figures = []
+    monkeypatch.setattr(bounds.drawing, "save", lambda figure, path: figures.append(figure))
+    bounds.draw(Path("unused.png"), rows)
+    (axis,) = figures[0].axes
+    np.testing.assert_allclose(axis.lines[0].get_xydata(), [[15, 0.2], [40, 0.3]])
+    assert len(axis.lines[1].get_xydata()) == 0  # no test images
+    np.testing.assert_allclose(axis.collections[0].get_offsets(), [[30, 0.4], [50, 0.2], [20, 0.1], [10, 0.3]])

@@ -67,20 +67,25 @@ def of_grid(command: str, settings: Any) -> None:
 
 
 def draw(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Draw training error, test error and bound against the bits of the code.
+    """Draw training error, test error and bound against the bits of the code: each network, and means over seeds.
 
     Args:
         path: of the figure.
         rows: of bounds.csv.
     """
     figure, axis = drawing.pyplot().subplots(figsize=(6, 4), layout="constrained")
-    ordered = sorted(rows, key=lambda row: float(row["bits"]))
     for number, name in enumerate(("bound", "test_error", "training_error")):
-        points = [(float(row["bits"]), float(row[name])) for row in ordered if row[name] != ""]
-        axis.plot(
-            *zip(*points, strict=True) if points else ((), ()), **drawing.line(number), label=name.replace("_", " ")
-        )
-    chance = float(ordered[0]["chance"])
+        groups: dict[str, list] = {}  # of one bit weight, which the name says before its seed
+        for row in rows:
+            if row[name] != "":
+                point = float(row["bits"]), float(row[name])
+                groups.setdefault(row["network"].rpartition("-s")[0], []).append(point)
+        means = np.array(sorted(tuple(np.mean(points, axis=0)) for points in groups.values())).reshape(-1, 2)
+        (line,) = axis.plot(*means.T, **drawing.line(number), label=name.replace("_", " "))
+        if sum(map(len, groups.values())) > len(means):
+            points = np.concatenate(list(groups.values()))
+            axis.scatter(*points.T, s=8, color=line.get_color(), alpha=0.5)
+    chance = float(rows[0]["chance"])
     if max(float(row["bound"]) for row in rows) > chance / 2:  # else it would only press the lines together
         axis.axhline(chance, color="grey", linewidth=0.8, linestyle=":", label="guessing")
     axis.set(xlabel="bits of the code", ylabel="fraction of images", ylim=(0, None))
