@@ -155,7 +155,7 @@ def describe_file(path: str | Path) -> str:
         raise BitstreamError(f"{path}: {error}") from None
     lines = [
         f"{path}: version {container.VERSION}, {len(data)} bytes of {header.end}",
-        f"model {header.fingerprint.hex()}, images {header.image_shape}, {header.count} tiles",
+        f"model {header.fingerprint.hex()}, shape {header.image_shape}, tiles: {header.count}",
     ]
     for entry in header.entries:
         lines.append(f"{container.part_name(entry.kind)}: {entry.size} bytes, {container.CODINGS[entry.coding]}")
