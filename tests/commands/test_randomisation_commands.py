@@ -190,6 +190,19 @@ def test_no_committed_network_lies_below_the_least_bits_at_its_accuracy(folder):
         assert max(needed, best) < float(row["file_bits"]), row
 
 
+def test_files_of_trained_networks_are_longer_than_those_that_stand_for_them():
+    """The report has files of networks with as many nonzeros; `files/` has those of networks trained again."""
+    root = Path(__file__).parents[2] / "results/randomisation"
+    kind = ("proportion_random", "target_sparsity")
+    remade = {tuple(row[name] for name in kind): row for row in rows(root / "figures/summary.csv")}
+    trained = [row for row in rows(root / "files/summary.csv") if row["file_bits"]]
+    assert {row["proportion_random"] for row in trained} >= {"0.0", "1.0"}
+    for row in trained:
+        accuracy, images = float(row["train_accuracy"]), int(row["train_records"])
+        needed = summary.needed_bits(float(row["proportion_random"]), accuracy, images)
+        assert needed < float(remade[tuple(row[name] for name in kind)]["file_bits"]) < float(row["file_bits"]), row
+
+
 @pytest.mark.parametrize("seeds", [3, 6, 20])
 def test_the_summary_of_seeds_that_agree_is_their_accuracy(seeds, tmp_path):
     """A mean that rounding takes out of the range of its values would draw a bar of negative length."""

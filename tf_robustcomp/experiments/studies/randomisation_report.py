@@ -112,7 +112,8 @@ def _complete(rows, records):
 class _Remade:
     """Files of networks that were not kept: as many nonzeros in each kernel, the largest of what training begins with.
 
-    A file of `save_sparse` codes places by the number of nonzeros alone, so that only the values' exponents differ.
+    A file of `save_sparse` codes places by the number of nonzeros alone.  Batch norm's parameters, all alike here, take
+    more bits once they are trained, and so do the values: these files are shorter than those of trained networks.
     """
 
     def __init__(self) -> None:
