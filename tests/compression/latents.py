@@ -7,16 +7,12 @@ import tf_robustcomp as rc
 from tf_robustcomp.compression.transforms import quality_features
 
 SMALL = {"latents": 12, "widths": (4, 6, 8), "blocks": (1, 1, 1)}
-
-
 MAKERS = {
     "factorized": lambda **kwargs: rc.FactorizedPrior(**SMALL, **kwargs),
     "hyperprior": lambda **kwargs: rc.MeanScaleHyperprior(
         **SMALL, hyper_widths=(8, 8, 4), parameters_width=8, **kwargs
     ),
 }
-
-
 numpy = keras.ops.convert_to_numpy
 
 
@@ -41,4 +37,5 @@ def photographs(*shape, seed=0):
 
 
 def rate_features(quality):
+    """The features of a quality that the transforms take, (1, n)."""
     return quality_features(np.array([quality], "float32"))

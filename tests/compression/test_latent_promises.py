@@ -1,4 +1,4 @@
-"""What codecs for photographs promise of each image and each tile."""
+"""Codecs for photographs keep a promised distortion, for each image and each tile."""
 
 import zlib
 

@@ -71,10 +71,10 @@ def run_example(docstring: str, names: dict, where: str) -> None:
 
 
 def cut_training(monkeypatch) -> None:
-    """Let ``fit`` see 32 examples twice, and print nothing."""
+    """Let ``fit`` see 32 examples, at most twice, and print nothing."""
     fit = keras.Model.fit
 
-    def short(self, x=None, y=None, epochs=1, **kwargs):
+    def short(self, x=None, y=None, *, epochs=1, **kwargs):
         if hasattr(x, "shape") and not FULL:
             x, y, epochs = x[:32], None if y is None else y[:32], min(epochs, 2)
         return fit(self, x, y, epochs=epochs, **kwargs | {"verbose": 0})

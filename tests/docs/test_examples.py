@@ -31,7 +31,7 @@ def room(path):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_the_examples_of_docstrings_run(path, given, monkeypatch):
+def test_the_examples_of_docstrings_run(path, given):
     page = room(path)
     if page not in given:
         names = {"__name__": "page"}
